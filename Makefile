@@ -1,0 +1,38 @@
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+REQUIREMENTS := setup.cfg pyproject.toml constraints.txt
+
+.PHONY: demo test check figures notebooks
+
+demo: .venv/installed  ## train with SGD and Entropy-SGD, compare, write runs/demo/report.html
+	$(BIN)/landscape demo --out runs/demo --overwrite
+
+test: .venv/installed-test  ## the whole suite
+	$(BIN)/python -m pytest
+
+check: .venv/installed-test  ## format, lint, types, import table, doctests, then the suite
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+	$(BIN)/python -m pytest -q --doctest-modules landscape optim
+	$(MAKE) test
+
+figures: demo  ## renew the README's pictures
+	mkdir -p docs
+	cp runs/demo/figures/eigenvalue_histogram.png runs/demo/figures/loss_surfaces.png docs/
+
+notebooks: .venv/installed-test  ## execute the notebooks in place
+	$(BIN)/jupyter execute --inplace analysis_notebooks/*.ipynb
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: $(REQUIREMENTS) | .venv/bin/python
+	$(INSTALL) --editable .
+	touch $@
+
+.venv/installed-test: $(REQUIREMENTS) | .venv/bin/python
+	$(INSTALL) --editable '.[test]'
+	touch $@ .venv/installed
