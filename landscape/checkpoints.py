@@ -1,0 +1,137 @@
+"""A checkpoint: the named tensors of a network, what they are called and what is known of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+__all__ = ["Checkpoint", "load_checkpoint"]
+
+# where training scripts put the state_dict when they save more than that
+_NESTED = ("state_dict", "model_state_dict", "model")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Parameters and buffers by name, as in ``model.state_dict()``."""
+
+    name: str
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: nn.Module, name: str = "model") -> Checkpoint:
+        """A copy of the network's present state."""
+        return cls(name, {k: v.detach().clone() for k, v in model.state_dict().items()})
+
+    def digest(self) -> str:
+        """SHA-256 over names and bytes: two checkpoints with the same digest are the same."""
+        sha = hashlib.sha256()
+        for name in sorted(self.tensors):
+            sha.update(name.encode())
+            sha.update(self.tensors[name].cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return sha.hexdigest()
+
+    def load_into(self, model: nn.Module) -> None:
+        """Copy all tensors into ``model``.
+
+        Raises:
+            ValueError: names or shapes do not fit; the model is then unchanged.
+        """
+        own = model.state_dict()
+        missing = [name for name in own if name not in self.tensors]
+        unexpected = [name for name in self.tensors if name not in own]
+        reshaped = [
+            f"{name} is {tuple(self.tensors[name].shape)}, the network's is {tuple(own[name].shape)}"
+            for name in own
+            if name in self.tensors and self.tensors[name].shape != own[name].shape
+        ]
+        problems = [
+            f"{kind}: {', '.join(names)}"
+            for kind, names in (
+                ("missing", missing),
+                ("not in the network", unexpected),
+                ("other shape", reshaped),
+            )
+            if names
+        ]
+        if problems:
+            raise ValueError(
+                f"checkpoint {self.name!r} does not fit {type(model).__name__}: "
+                f"{'; '.join(problems)}. Give the network that it was saved from."
+            )
+        model.load_state_dict(dict(self.tensors))
+
+
+def load_checkpoint(path: str | Path, name: str | None = None) -> Checkpoint:
+    """Read a ``.safetensors`` file, or a ``torch.save`` file that holds nothing but tensors.
+
+    Args:
+        path: the file. A ``torch.save`` file may hold the state_dict itself or a dictionary with it
+            under ``state_dict``, ``model_state_dict`` or ``model``.
+        name: what tables and legends call it. Default: the file's stem.
+
+    Returns:
+        A Checkpoint on the CPU, with the JSON metadata of a safetensors header.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, holds no tensors, or could run code when unpickled.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"path={str(path)!r} is not a file: give a saved checkpoint")
+    tensors, metadata = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    return Checkpoint(name or path.stem, tensors, metadata)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            header = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(
+            f"path={str(path)!r} is not a whole safetensors file ({error}): save it again"
+        ) from error
+    return tensors, {key: _json_or_text(value) for key, value in header.items()}
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:  # another writer's header: {"format": "pt"}
+        return text
+
+
+def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"path={str(path)!r} holds more than tensors, so loading it could run code. Where you "
+            "trust it, save the weights alone: torch.save(model.state_dict(), path)"
+        ) from error
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"path={str(path)!r} is not a whole torch.save file ({error}): save it again"
+        ) from error
+    for key in _NESTED:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError(
+            f"path={str(path)!r} holds no state_dict, neither itself nor under {_NESTED}: save "
+            "torch.save(model.state_dict(), path)"
+        )
+    return dict(content), {}

@@ -1,0 +1,56 @@
+"""What BatchNorm does when the weights move.
+
+Its running statistics belong to the weights they were gathered at. At other weights they can be kept
+("frozen"), gathered again ("recalibrated"), or replaced by those of each batch ("batch"). Between two
+minima the choice decides the picture: with frozen statistics a barrier appears that is not the
+network's (Garipov et al. 2018 recompute them at every point).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["POLICIES", "norm_layers", "recalibrate"]
+
+POLICIES = ("frozen", "recalibrated", "batch")
+
+
+def norm_layers(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """The BatchNorm layers that keep running statistics."""
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+    ]
+
+
+@torch.no_grad()
+def recalibrate(
+    norms: list[nn.modules.batchnorm._BatchNorm],
+    batches: list[tuple[Any, int]],
+    forward: Callable[[Any], Any],
+) -> None:
+    """Gather the running statistics anew, as the mean over batches weighted by their examples.
+
+    Args:
+        norms: the layers, in evaluation mode; they are left so.
+        batches: each batch with its number of examples.
+        forward: runs the network on a batch.
+    """
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.train()
+    seen = 0
+    for batch, count in batches:
+        seen += count
+        for norm in norms:  # running <- running + momentum (batch's - running)
+            norm.momentum = count / seen
+        forward(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
