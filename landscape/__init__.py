@@ -1,0 +1,33 @@
+"""The loss landscape around a trained network: spectra, local entropy, slices, comparisons."""
+
+from landscape.checkpoints import Checkpoint, load_checkpoint
+from landscape.compare import CompareSettings, compare
+from landscape.directions import between, eigenvector, random_direction
+from landscape.local_entropy import local_entropy
+from landscape.objective import ModelObjective, Objective
+from landscape.operators import Dense, Hessian, LinearOperator, as_operator
+from landscape.problems import Problem
+from landscape.slices import line, plane
+from landscape.spectrum import eigenpairs, spectral_density
+
+__all__ = [
+    "Checkpoint",
+    "CompareSettings",
+    "Dense",
+    "Hessian",
+    "LinearOperator",
+    "ModelObjective",
+    "Objective",
+    "Problem",
+    "as_operator",
+    "between",
+    "compare",
+    "eigenpairs",
+    "eigenvector",
+    "line",
+    "load_checkpoint",
+    "local_entropy",
+    "plane",
+    "random_direction",
+    "spectral_density",
+]

@@ -1,0 +1,134 @@
+"""The command line: ``landscape demo``, ``landscape train``, ``landscape compare``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from tqdm import tqdm
+
+from landscape.checkpoints import load_checkpoint
+from landscape.compare import CompareSettings, compare
+from landscape.experiment import OPTIMIZERS, train_at_equal_budget
+from landscape.problems import BUILT_IN, find_problem
+from landscape.report import write_report
+from landscape.store import prepare_folder
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Train with SGD and Entropy-SGD at an equal budget of gradients; compare the minima's flatness.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ProblemName = Annotated[
+    str,
+    typer.Option(
+        "--problem",
+        help=f"One of {', '.join(BUILT_IN)}, package.module:function, or path/to/file.py:function.",
+    ),
+]
+Data = Annotated[Path | None, typer.Option(help="Folder of data, for problem functions that take one.")]
+Out = Annotated[Path, typer.Option(help="Folder to write.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Empty the folder first.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with what the folder holds.")]
+Seed = Annotated[int, typer.Option(help="Of everything random.")]
+Epochs = Annotated[int, typer.Option(min=1, help="The budget: passes over the data, in gradients.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Examples per gradient.")]
+WeightDecay = Annotated[float, typer.Option(min=0, help="Adds this / 2 times the squared weight norm.")]
+
+
+@app.command()
+def demo(
+    out: Out = Path("runs/demo"),
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+) -> None:
+    """The whole story on scikit-learn's digits: train, compare, write the report."""
+    problem = find_problem("digits_cnn")
+    prepare_folder(out, overwrite=overwrite, resume=resume)
+    checkpoints = train_at_equal_budget(problem, out / "checkpoints", seed=seed, progress=_bar)
+    settings = CompareSettings(seed=seed)
+    result = compare(checkpoints, problem, settings=settings, store=out / "run.zarr", progress=_bar)
+    typer.echo(f"report: {write_report(result, out)}")
+
+
+@app.command()
+def train(
+    problem: ProblemName = "digits_cnn",
+    optimizer: Annotated[
+        list[str] | None,
+        typer.Option(help="SGD or Entropy-SGD; give it again for several. Default: both."),
+    ] = None,
+    data: Data = None,
+    epochs: Epochs = 200,
+    batch_size: BatchSize = 128,
+    weight_decay: WeightDecay = 1e-3,
+    seed: Seed = 0,
+    out: Out = Path("runs/train"),
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+) -> None:
+    """Train with each optimizer at the same budget of gradients; write one checkpoint each."""
+    found = find_problem(problem, data)
+    prepare_folder(out, overwrite=overwrite, resume=resume)
+    checkpoints = train_at_equal_budget(
+        found,
+        out,
+        optimizers=optimizer or tuple(OPTIMIZERS),
+        epochs=epochs,
+        batch_size=batch_size,
+        weight_decay=weight_decay,
+        seed=seed,
+        progress=_bar,
+    )
+    for checkpoint in checkpoints:
+        test = checkpoint.metadata["test"]
+        typer.echo(
+            f"{out / checkpoint.name}.safetensors: {checkpoint.metadata['gradients']} gradients, "
+            f"test loss {test['loss']:.4f}, accuracy {test['accuracy']:.4f}"
+        )
+
+
+@app.command(name="compare")
+def compare_command(
+    checkpoints: Annotated[
+        list[Path], typer.Argument(help="Saved weights: .safetensors, or torch.save of a state_dict.")
+    ],
+    problem: ProblemName,
+    data: Data = None,
+    examples: Annotated[
+        int | None, typer.Option(min=1, help="Training examples to use. Default: all.")
+    ] = None,
+    weight_decay: WeightDecay = 0.0,
+    seed: Seed = 0,
+    out: Out = Path("runs/compare"),
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+) -> None:
+    """Compare the minima that checkpoints of one network lie in; write the report."""
+    found = find_problem(problem, data)
+    loaded = [load_checkpoint(path) for path in checkpoints]
+    settings = CompareSettings(seed=seed, examples=examples, weight_decay=weight_decay)
+    prepare_folder(out, overwrite=overwrite, resume=resume)
+    result = compare(loaded, found, settings=settings, store=out / "run.zarr", progress=_bar)
+    typer.echo(f"report: {write_report(result, out)}")
+
+
+def _bar(iterable: Iterable[Any], description: str) -> Iterable[Any]:
+    return tqdm(iterable, f"{description:32}", dynamic_ncols=True)
+
+
+def main() -> None:
+    """Run the command line; what the user can mend is said in one line, without a traceback."""
+    try:
+        app()
+    except (ValueError, FileNotFoundError, FileExistsError, FloatingPointError) as error:
+        typer.echo(f"landscape: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,118 @@
+"""A run on disk: one Zarr store, a group per checkpoint and analysis.
+
+A record is written beside the store and renamed into it, so a killed run holds whole records only, and
+resuming means computing those that are missing. ``xarray.open_datatree(path)`` opens a finished run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import xarray
+import zarr
+
+from landscape.results import from_dataset, to_dataset
+
+__all__ = ["Store", "prepare_folder"]
+
+R = TypeVar("R")
+
+_FORMAT: Literal[2] = 2  # consolidated metadata is part of format 2, and not (yet) of format 3
+_MARK = "landscape-run"  # a file in every output folder of ours: only such folders are overwritten
+
+
+class Store:
+    """The records of one run, in the folder ``path`` (conventionally ``*.zarr``).
+
+    Args:
+        path: made if missing.
+        settings: what the records depend on, as JSON-able values.
+
+    Raises:
+        ValueError: the store was begun with other settings.
+    """
+
+    def __init__(self, path: str | Path, settings: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        root = zarr.open_group(self.path, mode="a", zarr_format=_FORMAT)
+        wanted = json.dumps(settings, sort_keys=True)
+        found = root.attrs.setdefault("settings", wanted)
+        if found != wanted:
+            before, now = json.loads(str(found)), json.loads(wanted)
+            changed = [k for k in {**before, **now} if before.get(k) != now.get(k)]
+            raise ValueError(
+                f"path={str(self.path)!r} was begun with other settings ({', '.join(changed)}): resume "
+                "with those, or overwrite it"
+            )
+
+    def read(self, group: str) -> Any:
+        """The record in ``group``.
+
+        Raises:
+            KeyError: there is none.
+        """
+        if not (self.path / group / ".zgroup").is_file():
+            raise KeyError(f"group={group!r}: {str(self.path)!r} holds no such record")
+        with xarray.open_zarr(self.path / group, consolidated=False) as dataset:
+            return from_dataset(dataset)
+
+    def write(self, group: str, result: Any) -> None:
+        """Put ``result`` into ``group``, in place of what is there."""
+        target = self.path / group
+        with tempfile.TemporaryDirectory(dir=self.path.parent, prefix=".partial-") as folder:
+            partial = Path(folder) / "group"
+            to_dataset(result).to_zarr(partial, zarr_format=_FORMAT, consolidated=False)
+            if len(Path(group).parts) > 1:
+                zarr.open_group(target.parent, mode="a", zarr_format=_FORMAT)
+            if target.exists():
+                os.replace(target, Path(folder) / "old")
+            os.replace(partial, target)
+
+    def read_or_compute(self, group: str, compute: Callable[[], R]) -> R:
+        """The record in ``group``; where it is missing, ``compute()`` it and keep it."""
+        try:
+            return self.read(group)
+        except KeyError:
+            result = compute()
+            self.write(group, result)
+            return result
+
+    def finish(self, provenance: Mapping[str, Any]) -> None:
+        """Keep ``provenance`` as an attribute, and index the store so that it opens fast."""
+        zarr.open_group(self.path, mode="a", zarr_format=_FORMAT).attrs["provenance"] = json.dumps(provenance)
+        zarr.consolidate_metadata(self.path, zarr_format=_FORMAT)
+
+
+def prepare_folder(path: str | Path, *, overwrite: bool = False, resume: bool = False) -> Path:
+    """Make an output folder, or take an existing one as told.
+
+    Args:
+        path: the folder.
+        overwrite: empty it first, if it is one that this function made.
+        resume: keep what it holds.
+
+    Raises:
+        FileExistsError: it exists and neither was asked for, or it is not ours to overwrite.
+    """
+    path = Path(path)
+    if overwrite and resume:
+        raise ValueError("overwrite and resume were both given: give one of them")
+    ours = (path / _MARK).is_file() or not path.exists() or not any(path.iterdir())
+    if path.exists() and any(path.iterdir()) and not (overwrite or resume):
+        raise FileExistsError(
+            f"out={str(path)!r} exists: give --resume to go on with it, --overwrite to begin anew, or "
+            "another folder"
+        )
+    if not ours:
+        raise FileExistsError(f"out={str(path)!r} holds files that no run of ours made: give another folder")
+    if overwrite and path.exists():
+        shutil.rmtree(path)
+    path.mkdir(parents=True, exist_ok=True)
+    (path / _MARK).touch()
+    return path

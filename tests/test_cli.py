@@ -1,0 +1,89 @@
+import sys
+
+import pytest
+
+from landscape import cli
+from tests.test_compare import QUICK
+from tests.test_problems import OWN
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run the command line as a user does; return its exit code, output and errors."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["landscape", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        captured = capsys.readouterr()
+        return end.value.code, captured.out, captured.err
+
+    # the defaults suit networks of 1e5 weights, and take a minute
+    monkeypatch.setattr(
+        cli, "CompareSettings", lambda **given: QUICK.__class__(**{**QUICK.__dict__, **given})
+    )
+    return run
+
+
+def test_train_then_compare(run, tmp_path):
+    code, out, _ = run("train", "--problem", "digits_mlp", "--epochs", 5, "--out", tmp_path / "trained")
+    assert code == 0
+    assert "SGD.safetensors: 60 gradients" in out
+    checkpoints = [tmp_path / "trained" / f"{name}.safetensors" for name in ("SGD", "Entropy-SGD")]
+    arguments = ("compare", *checkpoints, "--problem", "digits_mlp", "--examples", 50)
+    code, out, progress = run(*arguments, "--out", tmp_path / "report")
+    assert code == 0
+    assert out == f"report: {tmp_path}/report/report.html\n"
+    assert "Entropy-SGD/plane_random" in progress
+    assert (tmp_path / "report" / "report.html").is_file()
+    assert (tmp_path / "report" / "results.json").is_file()
+
+    code, _, error = run(*arguments, "--out", tmp_path / "report")
+    assert code == 1
+    assert "--overwrite" in error
+    assert "Traceback" not in error
+    code, _, progress = run(*arguments, "--out", tmp_path / "report", "--resume")
+    assert code == 0
+    assert "plane_random" not in progress  # all was there
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--problem", "cifar"], "problem='cifar' is unknown"),
+        (["train", "--problem", "mnist_lenet"], "--data FOLDER"),
+        (["train", "--optimizer", "lion"], "optimizer='lion'"),
+        (["compare", "none.safetensors", "--problem", "digits_mlp"], "is not a file"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(run, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, _, error = run(*arguments)
+    assert code == 1
+    assert message in error
+    assert error.startswith("landscape: ")
+    assert len(error.strip().splitlines()) == 1
+    assert [p for p in tmp_path.rglob("*") if p.suffix] == []
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_no_report(run, tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    run("train", "--problem", "digits_mlp", "--epochs", 1, "--optimizer", "SGD", "--out", tmp_path / "t")
+    code, _, error = run(
+        "compare",
+        tmp_path / "t" / "SGD.safetensors",
+        "--problem",
+        f"{tmp_path}/own.py:tiny",
+        "--out",
+        tmp_path / "r",
+    )
+    assert code == 1
+    assert "'SGD' does not fit Linear" in error
+    assert not (tmp_path / "r" / "run.zarr").exists()
+
+
+def test_help_lists_the_three_commands(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    for command in ("demo", "train", "compare"):
+        assert command in out

@@ -1,0 +1,197 @@
+import dataclasses
+import sys
+
+import numpy as np
+import pytest
+import torch
+import xarray
+from torch import nn
+
+from landscape import Checkpoint, CompareSettings, ModelObjective, Problem, compare
+from tests.problems import dense_hessian, seeded, tiny_mlp
+
+QUICK = CompareSettings(
+    eigenvalues=3,
+    steps=20,
+    probes=40,
+    radii=(0.01, 0.05),
+    reference_radius=0.01,
+    samples=20,
+    line_points=5,
+    plane_points=3,
+)
+
+
+def _problem() -> Problem:
+    _, data = tiny_mlp()
+    return Problem("tiny", lambda: tiny_mlp()[0], nn.CrossEntropyLoss(), data, tiny_mlp(seed=5)[1])
+
+
+def _checkpoint(name: str, scale: float = 1.0) -> Checkpoint:
+    model, _ = tiny_mlp()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(scale)
+    return Checkpoint.of(model, name)
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    torch.manual_seed(0)
+    return compare([_checkpoint("A"), _checkpoint("B", 2.0)], _problem(), settings=QUICK)
+
+
+def _row(comparison, name):
+    return comparison.measures.names.index(name)
+
+
+def test_every_checkpoint_has_every_analysis(comparison):
+    for name in ("A", "B"):
+        for analysis in (
+            "eigenpairs",
+            "spectral_density",
+            "laplace",
+            "monte_carlo",
+            "line_eigenvector",
+            "line_random",
+            "plane_random",
+        ):
+            assert f"{name}/{analysis}" in comparison.results
+    assert set(comparison.of("line_from_first_train")) == {"B"}
+
+
+def test_the_measures_are_those_of_the_checkpoints(comparison):
+    model, data = tiny_mlp()
+    hessian = dense_hessian(model, data)
+    measures = comparison.measures
+
+    def value(name):
+        return measures.values[_row(comparison, name), 0]
+
+    theta = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+    loss = nn.functional.cross_entropy(model(data[0]), data[1]).item()
+    assert value("train loss") == pytest.approx(loss)
+    assert value("weight norm") == pytest.approx(float(theta.norm()))
+    assert value("largest eigenvalue") == pytest.approx(float(torch.linalg.eigvalsh(hessian)[-1]), rel=1e-4)
+    error = measures.stderr[_row(comparison, "Hessian trace"), 0]
+    assert abs(value("Hessian trace") - float(torch.trace(hessian))) < 4 * error
+    distance = measures.values[_row(comparison, "distance from the first")]
+    np.testing.assert_allclose(distance, [0, float(theta.norm())])
+
+
+def test_differences_are_paired():
+    """A checkpoint hardly differs from its neighbour, and that is known far better than either."""
+    neighbours = [_checkpoint("A"), _checkpoint("B", 1 + 1e-7)]
+    measures = compare(neighbours, _problem(), settings=QUICK).measures
+    sampled = measures.stderr[:, 0] > 1e-9
+    assert sampled.sum() >= 3  # the trace and two free energies at least
+    assert (measures.differences_stderr[sampled, 1] < 1e-3 * measures.stderr[sampled, 1]).all()
+    assert measures.differences[:, 0].tolist() == [0] * len(measures.names)
+
+
+def test_the_line_between_ends_at_the_checkpoints(comparison):
+    line = comparison.results["B/line_from_first_train"]
+    assert line.coordinates[[1, 3]].tolist() == [0, 1]
+    row = comparison.measures.values[_row(comparison, "train loss")]
+    np.testing.assert_allclose(line.loss[[1, 3]], row, rtol=1e-12)
+    test_line = comparison.results["B/line_from_first_test"]
+    row = comparison.measures.values[_row(comparison, "test loss")]
+    np.testing.assert_allclose(test_line.loss[[1, 3]], row, rtol=1e-12)
+
+
+def test_checkpoints_share_their_axes(comparison):
+    for analysis in ("line_eigenvector", "line_random"):
+        a, b = comparison.of(analysis).values()
+        np.testing.assert_array_equal(a.coordinates, b.coordinates)
+
+
+def test_batch_norm_is_recalibrated_between_the_minima():
+    def network() -> nn.Module:
+        return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+
+    data = (torch.randn(30, 4, generator=seeded(0)), torch.arange(30) % 3)
+    problem = Problem("normed", network, nn.CrossEntropyLoss(), data, data)
+    checkpoints = [Checkpoint.of(problem.build(seed), f"seed {seed}") for seed in (0, 1)]
+    found = compare(checkpoints, problem, settings=QUICK).results["seed 1/line_from_first_test"]
+    model = problem.build(0)
+    middle = [(a + b) / 2 for a, b in zip(model.parameters(), problem.build(1).parameters(), strict=True)]
+    with torch.no_grad():
+        for p, m in zip(model.parameters(), middle, strict=True):
+            p.copy_(m)
+    f = ModelObjective(model, problem.loss, data, batch_norm="recalibrated")
+    assert found.loss[2] == pytest.approx(f.value(f.theta), rel=1e-6)  # float32
+
+
+def test_a_store_spares_what_it_holds_and_opens_with_xarray(tmp_path, monkeypatch, comparison):
+    module = sys.modules["landscape.compare"]  # the package's attribute is the function
+    checkpoints = [_checkpoint("A"), _checkpoint("B", 2.0)]
+    store = tmp_path / "run.zarr"
+
+    def killed(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "plane", killed)
+    with pytest.raises(KeyboardInterrupt):
+        compare(checkpoints, _problem(), settings=QUICK, store=store)
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "eigenpairs", killed)  # these are there already
+    resumed = compare(checkpoints, _problem(), settings=QUICK, store=store)
+    for group, record in comparison.results.items():
+        for field in dataclasses.fields(record):
+            if field.name != "cost":  # seconds differ
+                np.testing.assert_array_equal(
+                    np.asarray(getattr(resumed.results[group], field.name)),
+                    np.asarray(getattr(record, field.name)),
+                    err_msg=f"{group}.{field.name}",
+                )
+    with xarray.open_datatree(store) as tree:
+        assert tree["B/plane_random"].loss.shape == (3, 3)
+        assert set(tree.children) == {"A", "B", "measures"}
+
+
+def test_a_store_of_other_checkpoints_is_refused(tmp_path):
+    store = tmp_path / "run.zarr"
+    compare([_checkpoint("A")], _problem(), settings=QUICK, store=store)
+    with pytest.raises(ValueError, match=r"other settings \(sha256\)"):
+        compare([_checkpoint("A", 3.0)], _problem(), settings=QUICK, store=store)
+
+
+def test_progress_names_checkpoint_and_analysis():
+    shown = []
+
+    def progress(iterable, description):
+        shown.append(description)
+        return iterable
+
+    compare([_checkpoint("A")], _problem(), settings=QUICK, progress=progress)
+    assert "A/spectral_density" in shown
+    assert "A/plane_random" in shown
+
+
+def test_provenance_says_what_was_compared(comparison):
+    p = comparison.provenance
+    assert p["weights"] == 43
+    assert p["examples"] == {"train": 50, "test": 50}
+    assert p["sha256"]["checkpoints"]["A"] == _checkpoint("x").digest()
+    assert p["versions"]["torch"] == torch.__version__
+    assert comparison.settings["probes"] == 40
+
+
+def test_bad_input_is_named():
+    a = _checkpoint("A")
+    with pytest.raises(ValueError, match="checkpoints is empty"):
+        compare([], _problem())
+    with pytest.raises(ValueError, match=r"\['A', 'A'\]"):
+        compare([a, a], _problem())
+    with pytest.raises(ValueError, match="'A' and 'twin' hold the same weights"):
+        compare([a, _checkpoint("twin")], _problem())
+    with pytest.raises(ValueError, match="no '/'"):
+        compare([_checkpoint("a/b")], _problem())
+    with pytest.raises(ValueError, match=r"'nan' has a training loss of nan"):
+        compare([_checkpoint("nan", float("nan"))], _problem())
+    with pytest.raises(ValueError, match="does not fit"):
+        compare([Checkpoint.of(nn.Linear(2, 2), "other")], _problem())
+    with pytest.raises(ValueError, match=r"reference_radius=0\.5"):
+        CompareSettings(reference_radius=0.5)
+    with pytest.raises(ValueError, match="probes=0"):
+        CompareSettings(probes=0)

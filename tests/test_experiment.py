@@ -1,0 +1,39 @@
+import pytest
+import torch
+
+from landscape.experiment import train_at_equal_budget
+from landscape.problems import digits_mlp
+
+
+def test_all_optimizers_spend_the_same_gradients_from_the_same_weights(tmp_path):
+    checkpoints = train_at_equal_budget(digits_mlp(), tmp_path, epochs=5, batch_size=128)
+    assert [c.name for c in checkpoints] == ["SGD", "Entropy-SGD"]
+    # 12 gradients an epoch; 60 is a multiple of L = 20
+    assert [c.metadata["gradients"] for c in checkpoints] == [60, 60]
+    assert [c.metadata["steps"] for c in checkpoints] == [60, 3]
+    for checkpoint in checkpoints:
+        for key in ("optimizer", "settings", "seed", "train", "test", "problem", "weight_decay"):
+            assert key in checkpoint.metadata
+        assert checkpoint.metadata["test"]["accuracy"] > 0.3  # chance is 0.1
+
+
+def test_existing_checkpoints_are_kept_and_others_refused(tmp_path):
+    options = {"optimizers": ["SGD"], "epochs": 1}
+    (first,) = train_at_equal_budget(digits_mlp(), tmp_path, **options)
+    written = (tmp_path / "SGD.safetensors").stat().st_mtime_ns
+    (again,) = train_at_equal_budget(digits_mlp(), tmp_path, **options)
+    assert (tmp_path / "SGD.safetensors").stat().st_mtime_ns == written
+    assert first.digest() == again.digest()
+    with pytest.raises(ValueError, match="trained with another weight_decay, seed: overwrite"):
+        train_at_equal_budget(digits_mlp(), tmp_path, **options, seed=1, weight_decay=0.1)
+
+
+def test_training_is_reproducible(tmp_path):
+    runs = [train_at_equal_budget(digits_mlp(), tmp_path / name, epochs=2)[1].tensors for name in ("a", "b")]
+    assert all(torch.equal(runs[0][k], runs[1][k]) for k in runs[0])
+
+
+def test_bad_input_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"optimizer='adamw'.*SGD, Entropy-SGD"):
+        train_at_equal_budget(digits_mlp(), tmp_path, optimizers=["adamw"])
+    assert not any(tmp_path.iterdir())

@@ -1,0 +1,118 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from landscape import eigenpairs, line, local_entropy, plane, plots, spectral_density
+from tests.problems import DOUBLE, LogisticRegression, seeded, symmetric
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+def _spectra():
+    matrices = {"A": symmetric(np.arange(20.0)), "B": symmetric(np.arange(-2.0, 18))}
+    pairs = {k: eigenpairs(m, 2, which="largest", generator=seeded(0)) for k, m in matrices.items()}
+    densities = {
+        k: spectral_density(m, steps=10, probes=3, deflate=pairs[k], generator=seeded(0))
+        for k, m in matrices.items()
+    }
+    return densities, pairs
+
+
+def _slices():
+    f, e = LogisticRegression(), torch.eye(8, dtype=DOUBLE)
+    points = {"A": torch.zeros(8, dtype=DOUBLE), "B": torch.ones(8, dtype=DOUBLE)}
+    a = np.linspace(-1, 1, 5)
+    lines = {k: line(f, x, e[0], a) for k, x in points.items()}
+    planes = {k: plane(f, x, e[0], e[1], a, a) for k, x in points.items()}
+    entropies = {
+        k: [
+            local_entropy(f, x, radius=[0.01, 0.1], method=m, generator=seeded(0))
+            for m in ("laplace", "monte_carlo")
+        ]
+        for k, x in points.items()
+    }
+    return lines, planes, entropies
+
+
+def _legend(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def _labelled(ax):
+    return ax.get_xlabel() != "" and ax.get_ylabel() != ""
+
+
+def test_histogram_and_density_hold_all_checkpoints_on_log_axes():
+    densities, pairs = _spectra()
+    ax = plots.eigenvalue_histogram(densities, eigenpairs=pairs)
+    assert ax.get_yscale() == "log"
+    assert _legend(ax) == ["A", "B"]
+    assert _labelled(ax)
+    low, high = ax.get_xlim()
+    assert low <= -2  # every eigenvalue is inside
+    assert high >= 19
+    ax = plots.density_curve(densities, width=0.5)
+    assert _legend(ax) == ["A", "B"]
+    assert _labelled(ax)
+    assert "0.5" in ax.get_ylabel()
+
+
+def test_lines_name_their_units_and_ends():
+    lines, _, _ = _slices()
+    ax = plots.lines(lines, xlabel="displacement", parabolas={"A": 0.1, "B": 0.2})
+    assert _legend(ax)[:2] == ["A", "B"]
+    assert ax.get_xlabel() == "displacement"
+    ax = plots.line_between(lines["A"], lines["B"], ends=("first", "second"))
+    assert _legend(ax) == ["train", "test", "first", "second"]
+    assert "weight norm" in ax.get_xlabel()
+
+
+def test_surfaces_share_their_colours():
+    _, planes, _ = _slices()
+    figure = plots.loss_surfaces(planes)
+    contours = [ax.collections[0].get_clim() for ax in figure.axes[:2]]
+    assert contours[0] == contours[1]
+    lowest = min(p.loss.min() for p in planes.values())
+    assert contours[0][0] == pytest.approx(lowest)
+    assert [ax.get_title() for ax in figure.axes[:2]] == ["A", "B"]
+
+
+def test_points_that_are_not_finite_stay_blank():
+    _, planes, _ = _slices()
+    broken = planes["A"].loss.copy()
+    broken[0, 0] = np.nan
+    broken[1, 1] = np.inf
+    object.__setattr__(planes["A"], "loss", broken)
+    ax, _ = plots.loss_surface(planes["A"])
+    assert _labelled(ax)
+    object.__setattr__(planes["A"], "loss", np.full_like(broken, np.nan))
+    with pytest.raises(ValueError, match="no loss is finite"):
+        plots.loss_surface(planes["A"])
+
+
+def test_local_entropy_shows_methods_and_what_is_not_reliable():
+    _, _, entropies = _slices()
+    ax = plots.local_entropy_curve(entropies)
+    assert _legend(ax)[:4] == ["A, Laplace", "A, Monte Carlo", "B, Laplace", "B, Monte Carlo"]
+    assert "not reliable" in _legend(ax)
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+
+
+def test_a_given_axes_is_drawn_into_and_returned():
+    densities, pairs = _spectra()
+    lines, planes, entropies = _slices()
+    for draw in (
+        lambda ax: plots.eigenvalue_histogram(densities, eigenpairs=pairs, ax=ax),
+        lambda ax: plots.density_curve(densities, ax=ax),
+        lambda ax: plots.lines(lines, xlabel="a", ax=ax),
+        lambda ax: plots.line_between(lines["A"], lines["B"], ends=("A", "B"), ax=ax),
+        lambda ax: plots.loss_surface(planes["A"], ax=ax)[0],
+        lambda ax: plots.local_entropy_curve(entropies, ax=ax),
+    ):
+        ax = plt.figure().subplots()
+        assert draw(ax) is ax
