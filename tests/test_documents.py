@@ -1,0 +1,71 @@
+"""What README and notebooks show is what happens."""
+
+import re
+import shutil
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from landscape.problems import find_problem
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.S)
+NOTEBOOKS = sorted((ROOT / "analysis_notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.slow
+def test_the_60_second_example_runs_as_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(BLOCKS[0], "README.md", "exec"), {"__name__": "readme"})
+    plt.close("all")
+    assert (tmp_path / "eigenvalues.png").is_file()
+    assert "trace" in capsys.readouterr().out
+
+
+def test_the_problem_function_is_a_problem(tmp_path):
+    (tmp_path / "my_problem.py").write_text(BLOCKS[1])
+    problem = find_problem(f"{tmp_path}/my_problem.py:spirals")
+    f = problem.objective("train")
+    assert f.examples == 600
+    assert f.value(f.theta) > 0
+
+
+def test_the_pictures_of_the_readme_are_there_and_made_by_a_target():
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", README)
+    assert len(pictures) >= 2
+    makefile = (ROOT / "Makefile").read_text()
+    for picture in pictures:
+        assert (ROOT / picture).is_file()
+        assert Path(picture).name in makefile
+    assert README.index(pictures[1]) < README.index("## ")  # in the first screen
+
+
+def test_links_lead_somewhere():
+    for document in ("README.md", "CONTRIBUTING.md"):
+        for link in re.findall(r"\]\(([^)]*)\)", (ROOT / document).read_text()):
+            assert link.startswith("https://") or (ROOT / link).exists(), link
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_are_saved_with_their_pictures_and_without_errors(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert len(notebook.cells) <= 15
+    outputs = [o for cell in notebook.cells for o in cell.get("outputs", [])]
+    assert all(o.output_type != "error" for o in outputs)
+    assert sum("image/png" in o.get("data", {}) for o in outputs) >= 3
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Kernel is running over TCP")
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_run_from_top_to_bottom(path, tmp_path):
+    shutil.copy(path, tmp_path)
+    notebook = nbformat.read(tmp_path / path.name, as_version=4)
+    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute()  # raises where a cell does
