@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-__all__ = ["Checkpoint", "load_checkpoint"]
+__all__ = ["Checkpoint", "load_checkpoint", "load_checkpoints"]
 
 # where training scripts put the state_dict when they save more than that
 _NESTED = ("state_dict", "model_state_dict", "model")
@@ -92,6 +93,19 @@ def load_checkpoint(path: str | Path, name: str | None = None) -> Checkpoint:
         raise FileNotFoundError(f"path={str(path)!r} is not a file: give a saved checkpoint")
     tensors, metadata = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     return Checkpoint(name or path.stem, tensors, metadata)
+
+
+def load_checkpoints(specs: Iterable[str]) -> list[Checkpoint]:
+    """Read several, each given as ``PATH`` or, to say what it is called, as ``NAME=PATH``.
+
+    Files of the same stem are told apart by their folder, as ``folder-stem``.
+    """
+    named = [(name, Path(path)) for name, _, path in (spec.rpartition("=") for spec in specs)]
+    stems = Counter(path.stem for name, path in named if not name)
+    return [
+        load_checkpoint(path, name or (f"{path.parent.name}-{path.stem}" if stems[path.stem] > 1 else None))
+        for name, path in named
+    ]
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from tqdm import tqdm
 
-from landscape.checkpoints import load_checkpoint
+from landscape.checkpoints import load_checkpoints
 from landscape.compare import CompareSettings, compare
 from landscape.experiment import OPTIMIZERS, train_at_equal_budget
 from landscape.problems import BUILT_IN, find_problem
@@ -25,6 +25,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+_DEFAULTS = CompareSettings()
 
 ProblemName = Annotated[
     str,
@@ -99,7 +101,11 @@ def train(
 @app.command(name="compare")
 def compare_command(
     checkpoints: Annotated[
-        list[Path], typer.Argument(help="Saved weights: .safetensors, or torch.save of a state_dict.")
+        list[str],
+        typer.Argument(
+            help="Saved weights, .safetensors or torch.save of a state_dict: PATH, or NAME=PATH.",
+            metavar="CHECKPOINT...",
+        ),
     ],
     problem: ProblemName,
     data: Data = None,
@@ -107,6 +113,16 @@ def compare_command(
         int | None, typer.Option(min=1, help="Training examples to use. Default: all.")
     ] = None,
     weight_decay: WeightDecay = 0.0,
+    eigenvalues: Annotated[int, typer.Option(min=1, help="How many to find.")] = _DEFAULTS.eigenvalues,
+    steps: Annotated[int, typer.Option(min=1, help="Lanczos steps per probe.")] = _DEFAULTS.steps,
+    probes: Annotated[int, typer.Option(min=1, help="Of the spectral density.")] = _DEFAULTS.probes,
+    samples: Annotated[int, typer.Option(min=1, help="Monte Carlo draws.")] = _DEFAULTS.samples,
+    radius: Annotated[
+        list[float] | None,
+        typer.Option(help="Of the local entropy; again for several. The middle one is tabulated."),
+    ] = None,
+    line_points: Annotated[int, typer.Option(min=1, help="On each line.")] = _DEFAULTS.line_points,
+    plane_points: Annotated[int, typer.Option(min=1, help="Per side of a plane.")] = _DEFAULTS.plane_points,
     seed: Seed = 0,
     out: Out = Path("runs/compare"),
     overwrite: Overwrite = False,
@@ -114,8 +130,19 @@ def compare_command(
 ) -> None:
     """Compare the minima that checkpoints of one network lie in; write the report."""
     found = find_problem(problem, data)
-    loaded = [load_checkpoint(path) for path in checkpoints]
-    settings = CompareSettings(seed=seed, examples=examples, weight_decay=weight_decay)
+    loaded = load_checkpoints(checkpoints)
+    settings = CompareSettings(
+        seed=seed,
+        examples=examples,
+        weight_decay=weight_decay,
+        eigenvalues=eigenvalues,
+        steps=steps,
+        probes=probes,
+        samples=samples,
+        radii=tuple(sorted(radius)) if radius else _DEFAULTS.radii,
+        line_points=line_points,
+        plane_points=plane_points,
+    )
     prepare_folder(out, overwrite=overwrite, resume=resume)
     result = compare(loaded, found, settings=settings, store=out / "run.zarr", progress=_bar)
     typer.echo(f"report: {write_report(result, out)}")

@@ -44,19 +44,23 @@ class CompareSettings:
     eigenvalues: int = 10  # largest ones to find, and to take out of the spectral density
     steps: int = 80  # Lanczos steps per probe of the spectral density
     probes: int = 10
-    radii: tuple[float, ...] = (0.003, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2)  # of the local entropy
-    reference_radius: float = 0.02  # the one in the table of measures
+    radii: tuple[float, ...] = (0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # of the local entropy
     samples: int = 64  # Monte Carlo draws per radius
     line_points: int = 41
     plane_points: int = 25
 
     def __post_init__(self) -> None:
         """Refuse what would fail only after minutes of work."""
-        if self.reference_radius not in self.radii:
-            raise ValueError(f"reference_radius={self.reference_radius}: give one of the radii {self.radii}")
+        if not self.radii or min(self.radii) <= 0:
+            raise ValueError(f"radii={self.radii}: give at least one, all positive")
         for name in ("eigenvalues", "steps", "probes", "samples", "line_points", "plane_points"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: give at least 1")
+
+    @property
+    def reference_radius(self) -> float:
+        """The radius in the table of measures: the middle one."""
+        return sorted(self.radii)[len(self.radii) // 2]
 
 
 def compare(

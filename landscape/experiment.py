@@ -5,6 +5,7 @@ This is where ``landscape`` and ``optim`` meet; the analyses know nothing of how
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,12 @@ def train_at_equal_budget(
     for name in optimizers:
         if name not in OPTIMIZERS:
             raise ValueError(f"optimizer={name!r}: give one of {', '.join(OPTIMIZERS)}")
-    gradients = epochs * -(-len(problem.train[1]) // batch_size)
+    if not isinstance(problem.train, tuple):
+        raise ValueError(
+            f"problem {problem.name!r} has training data of type {type(problem.train).__name__}: give a pair "
+            "of tensors (inputs, targets), so that all optimizers can see them in the same order"
+        )
+    gradients = epochs * math.ceil(len(problem.train[1]) / batch_size)
     checkpoints = []
     for name in optimizers:
         path = Path(folder) / f"{name}.safetensors"

@@ -1,10 +1,15 @@
+import json
 import sys
 
 import pytest
 
 from landscape import cli
-from tests.test_compare import QUICK
 from tests.test_problems import OWN
+
+# the defaults suit networks of 1e5 weights, and take a minute
+QUICK = [f"--{option}" for option in ("eigenvalues=3", "steps=10", "probes=3", "samples=5")]
+QUICK += ["--examples=50", "--line-points=5", "--plane-points=3"]
+QUICK += ["--radius=0.01", "--radius=0.05", "--radius=0.005"]
 
 
 @pytest.fixture
@@ -18,10 +23,6 @@ def run(monkeypatch, capsys):
         captured = capsys.readouterr()
         return end.value.code, captured.out, captured.err
 
-    # the defaults suit networks of 1e5 weights, and take a minute
-    monkeypatch.setattr(
-        cli, "CompareSettings", lambda **given: QUICK.__class__(**{**QUICK.__dict__, **given})
-    )
     return run
 
 
@@ -30,13 +31,15 @@ def test_train_then_compare(run, tmp_path):
     assert code == 0
     assert "SGD.safetensors: 60 gradients" in out
     checkpoints = [tmp_path / "trained" / f"{name}.safetensors" for name in ("SGD", "Entropy-SGD")]
-    arguments = ("compare", *checkpoints, "--problem", "digits_mlp", "--examples", 50)
+    arguments = ("compare", *checkpoints, "--problem", "digits_mlp", *QUICK)
     code, out, progress = run(*arguments, "--out", tmp_path / "report")
     assert code == 0
     assert out == f"report: {tmp_path}/report/report.html\n"
     assert "Entropy-SGD/plane_random" in progress
     assert (tmp_path / "report" / "report.html").is_file()
-    assert (tmp_path / "report" / "results.json").is_file()
+    found = json.loads((tmp_path / "report" / "results.json").read_text())
+    assert found["settings"]["radii"] == [0.005, 0.01, 0.05]
+    assert found["settings"]["plane_points"] == 3
 
     code, _, error = run(*arguments, "--out", tmp_path / "report")
     assert code == 1
@@ -80,6 +83,20 @@ def test_a_checkpoint_that_does_not_fit_leaves_no_report(run, tmp_path):
     assert code == 1
     assert "'SGD' does not fit Linear" in error
     assert not (tmp_path / "r" / "run.zarr").exists()
+
+
+def test_checkpoints_can_be_named(run, tmp_path):
+    for seed in (0, 1):
+        run("train", "--problem", "digits_mlp", "--epochs", 1, "--optimizer", "SGD", "--seed", seed,
+            "--out", tmp_path / f"seed{seed}")  # fmt: skip
+    a, b = (tmp_path / f"seed{seed}" / "SGD.safetensors" for seed in (0, 1))
+    for out, given, names in (
+        ("r1", (a, b), ["seed0-SGD", "seed1-SGD"]),
+        ("r2", (f"first={a}", b), ["first", "SGD"]),
+    ):
+        code, _, _ = run("compare", *given, "--problem", "digits_mlp", *QUICK, "--out", tmp_path / out)
+        assert code == 0
+        assert json.loads((tmp_path / out / "results.json").read_text())["names"] == names
 
 
 def test_help_lists_the_three_commands(run):

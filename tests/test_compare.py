@@ -14,8 +14,7 @@ QUICK = CompareSettings(
     eigenvalues=3,
     steps=20,
     probes=40,
-    radii=(0.01, 0.05),
-    reference_radius=0.01,
+    radii=(0.005, 0.01, 0.05),
     samples=20,
     line_points=5,
     plane_points=3,
@@ -168,6 +167,13 @@ def test_progress_names_checkpoint_and_analysis():
     assert "A/plane_random" in shown
 
 
+def test_the_middle_radius_is_tabulated(comparison):
+    assert QUICK.reference_radius == 0.01
+    name = "excess free energy at radius 0.01 (Laplace)"
+    found = comparison.measures.values[_row(comparison, name)]
+    np.testing.assert_allclose(found, [r.excess[1] for r in comparison.of("laplace").values()])
+
+
 def test_provenance_says_what_was_compared(comparison):
     p = comparison.provenance
     assert p["weights"] == 43
@@ -191,7 +197,7 @@ def test_bad_input_is_named():
         compare([_checkpoint("nan", float("nan"))], _problem())
     with pytest.raises(ValueError, match="does not fit"):
         compare([Checkpoint.of(nn.Linear(2, 2), "other")], _problem())
-    with pytest.raises(ValueError, match=r"reference_radius=0\.5"):
-        CompareSettings(reference_radius=0.5)
+    with pytest.raises(ValueError, match=r"radii=\(0\.1, 0\.0\)"):
+        CompareSettings(radii=(0.1, 0.0))
     with pytest.raises(ValueError, match="probes=0"):
         CompareSettings(probes=0)

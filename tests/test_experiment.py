@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -36,4 +38,8 @@ def test_training_is_reproducible(tmp_path):
 def test_bad_input_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"optimizer='adamw'.*SGD, Entropy-SGD"):
         train_at_equal_budget(digits_mlp(), tmp_path, optimizers=["adamw"])
+    problem = digits_mlp()
+    listed = dataclasses.replace(problem, train=[problem.train])
+    with pytest.raises(ValueError, match=r"'digits_mlp' has training data of type list"):
+        train_at_equal_budget(listed, tmp_path)
     assert not any(tmp_path.iterdir())
