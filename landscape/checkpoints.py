@@ -114,9 +114,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             header = file.metadata() or {}
     except SafetensorError as error:
-        raise ValueError(
-            f"path={str(path)!r} is not a whole safetensors file ({error}): save it again"
-        ) from error
+        raise ValueError(f"path={str(path)!r} is not a whole safetensors file ({error}): save it again") from error
     return tensors, {key: _json_or_text(value) for key, value in header.items()}
 
 
@@ -136,9 +134,7 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "trust it, save the weights alone: torch.save(model.state_dict(), path)"
         ) from error
     except (RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"path={str(path)!r} is not a whole torch.save file ({error}): save it again"
-        ) from error
+        raise ValueError(f"path={str(path)!r} is not a whole torch.save file ({error}): save it again") from error
     for key in _NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from landscape.checkpoints import load_checkpoints
 from landscape.compare import CompareSettings, compare
-from landscape.experiment import OPTIMIZERS, train_at_equal_budget
+from landscape.experiment import OPTIMIZERS, summary, train_at_equal_budget
 from landscape.problems import BUILT_IN, find_problem
 from landscape.report import write_report
 from landscape.store import prepare_folder
@@ -66,13 +66,14 @@ def train(
     problem: ProblemName = "digits_cnn",
     optimizer: Annotated[
         list[str] | None,
-        typer.Option(help="SGD or Entropy-SGD; give it again for several. Default: both."),
+        typer.Option(help=f"One of {', '.join(OPTIMIZERS)}; again for several. Default: SGD, Entropy-SGD."),
     ] = None,
     data: Data = None,
     epochs: Epochs = 200,
     batch_size: BatchSize = 128,
     weight_decay: WeightDecay = 1e-3,
     seed: Seed = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Train for so many seeds, from --seed on.")] = 1,
     out: Out = Path("runs/train"),
     overwrite: Overwrite = False,
     resume: Resume = False,
@@ -83,19 +84,18 @@ def train(
     checkpoints = train_at_equal_budget(
         found,
         out,
-        optimizers=optimizer or tuple(OPTIMIZERS),
+        optimizers=optimizer or ("SGD", "Entropy-SGD"),
         epochs=epochs,
         batch_size=batch_size,
         weight_decay=weight_decay,
         seed=seed,
+        seeds=seeds,
         progress=_bar,
     )
     for checkpoint in checkpoints:
-        test = checkpoint.metadata["test"]
-        typer.echo(
-            f"{out / checkpoint.name}.safetensors: {checkpoint.metadata['gradients']} gradients, "
-            f"test loss {test['loss']:.4f}, accuracy {test['accuracy']:.4f}"
-        )
+        typer.echo(f"{out / checkpoint.name}.safetensors")
+    for line in summary(checkpoints):
+        typer.echo(line)
 
 
 @app.command(name="compare")
@@ -109,9 +109,7 @@ def compare_command(
     ],
     problem: ProblemName,
     data: Data = None,
-    examples: Annotated[
-        int | None, typer.Option(min=1, help="Training examples to use. Default: all.")
-    ] = None,
+    examples: Annotated[int | None, typer.Option(min=1, help="Training examples to use. Default: all.")] = None,
     weight_decay: WeightDecay = 0.0,
     eigenvalues: Annotated[int, typer.Option(min=1, help="How many to find.")] = _DEFAULTS.eigenvalues,
     steps: Annotated[int, typer.Option(min=1, help="Lanczos steps per probe.")] = _DEFAULTS.steps,

@@ -266,9 +266,7 @@ def _check_checkpoints(checkpoints: Sequence[Checkpoint]) -> None:
     for checkpoint in checkpoints:
         twin = known.setdefault(checkpoint.digest(), checkpoint.name)
         if twin != checkpoint.name:
-            raise ValueError(
-                f"checkpoints {twin!r} and {checkpoint.name!r} hold the same weights: give one of them"
-            )
+            raise ValueError(f"checkpoints {twin!r} and {checkpoint.name!r} hold the same weights: give one of them")
 
 
 def _provenance(

@@ -109,9 +109,7 @@ class _FromPyHessian:
             _, product = self._hessian.dataloader_hv_product(along)
         else:
             # the gradient's graph was built by PyHessian's constructor and is kept for every product
-            product = torch.autograd.grad(
-                self._hessian.gradsH, self._hessian.params, along, retain_graph=True
-            )
+            product = torch.autograd.grad(self._hessian.gradsH, self._hessian.params, along, retain_graph=True)
         return torch.cat([p.detach().reshape(-1) for p in product])
 
 

@@ -76,10 +76,7 @@ class ParameterSpace:
         """
         check_vector("vector", vector, self.size)
         pieces = vector.split([math.prod(shape) for shape in self.shapes])
-        return {
-            name: piece.view(shape)
-            for name, shape, piece in zip(self.names, self.shapes, pieces, strict=True)
-        }
+        return {name: piece.view(shape) for name, shape, piece in zip(self.names, self.shapes, pieces, strict=True)}
 
     def filters(self, vector: Tensor) -> Iterator[tuple[str, Tensor]]:
         """For each tensor its filters as the rows of a view (filters, entries) of ``vector``.

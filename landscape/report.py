@@ -44,9 +44,7 @@ def write_report(comparison: Comparison, folder: str | Path) -> Path:
         png = _png(figure)
         (folder / "figures" / f"{name}.png").write_bytes(png)
         images[name] = base64.b64encode(png).decode()
-    (folder / "results.json").write_text(
-        json.dumps(_plain(comparison), indent=1, allow_nan=False), encoding="utf-8"
-    )
+    (folder / "results.json").write_text(json.dumps(_plain(comparison), indent=1, allow_nan=False), encoding="utf-8")
     page = folder / "report.html"
     page.write_text(_page(comparison, images), encoding="utf-8")
     return page

@@ -255,11 +255,7 @@ class Comparison:
 
     def of(self, analysis: str) -> dict[str, Any]:
         """The records of one analysis, by checkpoint; those checkpoints that have it."""
-        return {
-            name: self.results[f"{name}/{analysis}"]
-            for name in self.names
-            if f"{name}/{analysis}" in self.results
-        }
+        return {name: self.results[f"{name}/{analysis}"] for name in self.names if f"{name}/{analysis}" in self.results}
 
 
 Result = Eigenpairs | SpectralDensity | LocalEntropy | Line | Plane | Measures

@@ -113,9 +113,7 @@ def plane(
     check_vector("theta", theta, objective.size)
     cosine = float(direction_a.double() @ direction_b.double()) / (norms[0] * norms[1])
     if abs(cosine) > _PARALLEL:
-        raise ValueError(
-            f"direction_a and direction_b are parallel (cosine {cosine:.7f}): give two that span a plane"
-        )
+        raise ValueError(f"direction_a and direction_b are parallel (cosine {cosine:.7f}): give two that span a plane")
     loss = np.empty((len(a), len(b)))
     for i in progress(range(len(a)), "plane"):
         row = theta + float(a[i]) * direction_a

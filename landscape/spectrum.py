@@ -118,10 +118,7 @@ def eigenpairs(
     vectors = vectors * peaks.sign()
     values = ritz[wanted]
     residuals = torch.stack(
-        [
-            (operator.matvec(v) - value.to(v) * v).norm()
-            for value, v in zip(values, vectors.T.contiguous(), strict=True)
-        ]
+        [(operator.matvec(v) - value.to(v) * v).norm() for value, v in zip(values, vectors.T.contiguous(), strict=True)]
     ).cpu()
     return Eigenpairs(
         values=values.numpy(),

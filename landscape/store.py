@@ -106,8 +106,7 @@ def prepare_folder(path: str | Path, *, overwrite: bool = False, resume: bool = 
     ours = (path / _MARK).is_file() or not path.exists() or not any(path.iterdir())
     if path.exists() and any(path.iterdir()) and not (overwrite or resume):
         raise FileExistsError(
-            f"out={str(path)!r} exists: give --resume to go on with it, --overwrite to begin anew, or "
-            "another folder"
+            f"out={str(path)!r} exists: give --resume to go on with it, --overwrite to begin anew, or another folder"
         )
     if not ours:
         raise FileExistsError(f"out={str(path)!r} holds files that no run of ours made: give another folder")

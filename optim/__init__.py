@@ -1,6 +1,8 @@
-"""Entropy-SGD, and a training loop that counts gradients."""
+"""Entropy-SGD and its kin, and a training loop that counts gradients."""
 
-from optim.entropy_sgd import EntropySGD
+from optim.batch_norm import refresh_batch_norm
+from optim.entropy import EntropyOptimizer
+from optim.entropy_sgd import EntropyAdam, EntropySGD
 from optim.training import TrainingRecord, train
 
-__all__ = ["EntropySGD", "TrainingRecord", "train"]
+__all__ = ["EntropyAdam", "EntropyOptimizer", "EntropySGD", "TrainingRecord", "refresh_batch_norm", "train"]

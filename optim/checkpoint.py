@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 from torch import nn
 
-__all__ = ["save_checkpoint"]
+__all__ = ["save_checkpoint", "written_atomically"]
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, metadata: Mapping[str, Any]) -> Path:
@@ -34,12 +35,20 @@ def save_checkpoint(path: str | Path, model: nn.Module, metadata: Mapping[str, A
     # safetensors refuses tensors that share memory, as tied weights do
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}
     header = {key: json.dumps(value) for key, value in metadata.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
+    with written_atomically(path) as partial:
         save_file(tensors, partial, metadata=header)
+    return path
+
+
+@contextmanager
+def written_atomically(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` to write to, which becomes ``path`` once the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    partial = Path(name)
+    try:
+        yield partial
         os.replace(partial, path)
     finally:
-        Path(partial).unlink(missing_ok=True)
-    return path
+        partial.unlink(missing_ok=True)

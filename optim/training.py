@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from optim.batch_norm import hold_running_statistics, refresh_batch_norm
+from optim.batches import Batches, Data, in_order
+from optim.run import Run
+
 __all__ = ["TrainingRecord", "constant", "cosine", "evaluate", "train"]
 
-Data = tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -62,147 +67,222 @@ def train(
     generator: torch.Generator,
     batch_size: int = 128,
     schedule: Callable[[float], float] = constant,
+    hold_batch_norm: bool = True,
+    run: str | Path | None = None,
+    save_every: int = 500,
+    evaluate_every: int | None = None,
+    trajectory_every: int | None = None,
     progress: Callable[..., Iterable[int]] = lambda steps, description: steps,
 ) -> TrainingRecord:
     """Train ``model`` in place until the next step would spend more than ``gradients`` gradients.
 
     Args:
         model: the network, on the device where it is to be trained.
-        optimizer: any whose ``step`` takes a closure. It spends ``optimizer.gradients_per_step``
-            gradients a step where it has that attribute (Entropy-SGD), else one.
+        optimizer: any whose ``step`` takes a closure. Where it has them, ``gradients_per_step`` says what a step
+            spends (else one gradient), and ``same_batch`` whether all closure calls of a step are to see one
+            mini-batch, as SAM's must (else each sees a fresh one, as Entropy-SGD's must).
         loss: ``loss(outputs, targets)``, a mean over the batch.
-        train_data: a pair of tensors ``(inputs, targets)``, shuffled anew each epoch into batches of
-            ``batch_size``; or an iterable of such batches, read again and again (a DataLoader).
+        train_data: a pair of tensors ``(inputs, targets)``, shuffled anew each epoch into batches of ``batch_size``;
+            or an iterable of such batches, read again and again (a DataLoader).
         test_data: likewise, for evaluation only.
         gradients: the budget, in mini-batch gradients.
         generator: of the shuffling; it also seeds dropout.
         batch_size: examples per gradient, for a pair of tensors.
         schedule: factor of the learning rate by the fraction of the budget spent.
-        progress: called as ``progress(steps, description)``; ``tqdm.tqdm`` fits.
+        hold_batch_norm: whether BatchNorm's running statistics are left alone by the steps, whose gradients may be
+            taken elsewhere than at the weights that are kept. Either way they are gathered anew to evaluate.
+        run: a folder for the log, the trajectory and what it takes to go on; a run found there is gone on with.
+        save_every: gradients between two states kept there.
+        evaluate_every: gradients between two evaluations in the log.
+        trajectory_every: gradients between two weights kept there.
+        progress: called as ``progress(steps, description)``; ``tqdm.tqdm`` fits, and is shown the mini-batch loss and
+            accuracy, and gamma.
 
     Returns:
-        A TrainingRecord; its losses and accuracies are of the whole data in evaluation mode, with
-        BatchNorm statistics recomputed on the training data first, as the paper does.
+        A TrainingRecord; its losses and accuracies are of the whole data in evaluation mode.
 
     Raises:
-        ValueError: a budget below one step; empty data.
+        ValueError: a budget below one step; empty data; a run of other settings.
         FloatingPointError: the loss stopped being finite.
     """
     per_step = getattr(optimizer, "gradients_per_step", 1)
+    name = type(optimizer).__name__
     if gradients < per_step:
         raise ValueError(
-            f"gradients={gradients}: one step of {type(optimizer).__name__} spends {per_step}, "
-            "so give a budget of at least that"
+            f"gradients={gradients}: one step of {name} spends {per_step}, so give a budget of at least that"
         )
     seed = generator.initial_seed()
-    device = next(model.parameters()).device
-    batches = _endless_batches(train_data, batch_size, generator)
+    settings = {k: v for k, v in optimizer.defaults.items() if isinstance(v, int | float | bool | str)}
+    loop = _Loop(model, optimizer, loss, Batches(train_data, batch_size, generator))
+    folder = None
+    if run is not None:
+        signature = {
+            "optimizer": name,
+            **settings,
+            "gradients": gradients,
+            "batch_size": batch_size,
+            "seed": seed,
+        }
+        folder = Run(run, signature)
     rates = [group["lr"] for group in optimizer.param_groups]
-    spent = 0
 
-    def closure() -> Tensor:
-        nonlocal spent
-        inputs, targets = next(batches)
-        optimizer.zero_grad()
-        value = loss(model(inputs.to(device)), targets.to(device))
-        value.backward()
-        spent += 1
-        return value.detach()
-
-    start = time.perf_counter()
-    steps = gradients // per_step
-    name = type(optimizer).__name__
-    model.train()
     # dropout draws from the global generators only: lend them a seed, then give them back as they were
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[loop.device] if loop.device.type == "cuda" else []):
         torch.manual_seed(seed)
-        for _ in progress(range(steps), name):
+        if folder and (state := folder.load()):
+            loop.load_state_dict(state)
+        elif folder and trajectory_every:
+            folder.snapshot(model, 0)
+        bar = progress(range(loop.steps, gradients // per_step), name)
+        for _ in bar:
+            if loop.spent + loop.last_cost > gradients:
+                break
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * schedule(spent / gradients)
-            value = float(optimizer.step(closure))  # type: ignore[arg-type]  # a tensor serves as a float
-            if not math.isfinite(value):
-                raise FloatingPointError(
-                    f"the loss is {value} after {spent} gradients of {name} with "
-                    f"lr={rates[0]}: lower the learning rate"
-                )
+                group["lr"] = rate * schedule(loop.spent / gradients)
+            before = loop.spent
+            line = loop.step(hold_batch_norm)
+
+            def due(every: int | None, before: int = before) -> bool:
+                return every is not None and loop.spent // every > before // every
+
+            if hasattr(bar, "set_postfix"):
+                bar.set_postfix(loop.shown(line), refresh=False)
+            if folder is None:
+                continue
+            if due(evaluate_every):
+                for split, data in (("train", train_data), ("test", test_data)):
+                    found = evaluate(model, loss, data, calibration=train_data)
+                    line |= {f"{split}_{key}": value for key, value in found.items()}
+            if due(trajectory_every):
+                folder.snapshot(model, loop.spent)
+            folder.log(line)
+            if due(save_every):
+                folder.save(loop.state_dict())
+        if folder:
+            folder.save(loop.state_dict())
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
-    seconds = time.perf_counter() - start
-    refresh_batch_norm(model, train_data)
     return TrainingRecord(
         optimizer=name,
-        settings={k: v for k, v in optimizer.defaults.items() if isinstance(v, int | float | bool)},
+        settings=settings,
         seed=seed,
         batch_size=batch_size,
-        gradients=spent,
-        steps=steps,
-        seconds=seconds,
-        train=evaluate(model, loss, train_data),
-        test=evaluate(model, loss, test_data),
+        gradients=loop.spent,
+        steps=loop.steps,
+        seconds=loop.seconds,
+        train=evaluate(model, loss, train_data, calibration=train_data),
+        test=evaluate(model, loss, test_data, calibration=train_data),
     )
 
 
+class _Loop:
+    """The state of a training loop: what a step changes, and what must be kept to go on from there."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, loss: Criterion, batches: Batches) -> None:
+        self.model, self.optimizer, self.loss, self.batches = model, optimizer, loss, batches
+        self.device = next(model.parameters()).device
+        self.spent = self.steps = 0
+        self.last_cost = 1
+        self.seconds = 0.0
+        self._same_batch = getattr(optimizer, "same_batch", False)
+        self._batch: tuple[Tensor, Tensor] | None = None
+        self._outputs: tuple[Tensor, Tensor] | None = None  # of the last closure call, with its targets
+
+    def step(self, hold_batch_norm: bool) -> dict[str, Any]:
+        """One optimizer step; returns what the log says of it."""
+        start, before = time.perf_counter(), self.spent
+        self.model.train()
+        self._batch = None
+        with hold_running_statistics(self.model) if hold_batch_norm else nullcontext():
+            value = float(self.optimizer.step(self._closure))  # type: ignore[arg-type]  # a tensor serves
+        self.steps += 1
+        self.last_cost = self.spent - before
+        self.seconds += time.perf_counter() - start
+        rate = self.optimizer.param_groups[0]["lr"]
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"the loss is {value} after {self.spent} gradients of {type(self.optimizer).__name__} with "
+                f"lr={rate}: lower the learning rate"
+            )
+        return {
+            "step": self.steps,
+            "loss": value,
+            "lr": rate,
+            **(getattr(self.optimizer, "diagnostics", None) or {}),
+            "gradients": self.spent,
+        }
+
+    def _closure(self) -> Tensor:
+        if self._batch is None or not self._same_batch:
+            inputs, targets = next(self.batches)
+            self._batch = inputs.to(self.device), targets.to(self.device)
+        inputs, targets = self._batch
+        self.optimizer.zero_grad()
+        outputs = self.model(inputs)
+        value = self.loss(outputs, targets)
+        value.backward()
+        self.spent += 1
+        self._outputs = outputs.detach(), targets
+        return value.detach()
+
+    def shown(self, line: dict[str, Any]) -> dict[str, str]:
+        """For a progress bar."""
+        shown = {"loss": f"{line['loss']:.3f}"}
+        if self._outputs is not None:
+            shown["accuracy"] = f"{float(_right(*self._outputs).double().mean()):.2f}"
+        if "gamma" in (group := self.optimizer.param_groups[0]):
+            shown["gamma"] = f"{group['gamma']:.1e}"
+        return shown
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "batches": self.batches.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "spent": self.spent,
+            "steps": self.steps,
+            "last_cost": self.last_cost,
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.batches.load_state_dict(state["batches"])
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        self.spent, self.steps, self.last_cost = state["spent"], state["steps"], state["last_cost"]
+        self.seconds = state["seconds"]
+
+
 @torch.no_grad()
-def evaluate(model: nn.Module, loss: Criterion, data: Data) -> dict[str, float]:
-    """Mean loss and accuracy over all of ``data``, in evaluation mode; the mode is then put back."""
+def evaluate(model: nn.Module, loss: Criterion, data: Data, *, calibration: Data | None = None) -> dict[str, float]:
+    """Mean loss and accuracy over all of ``data``, in evaluation mode; the mode is then put back.
+
+    Args:
+        model: the network.
+        loss: ``loss(outputs, targets)``, a mean over the batch.
+        data: a pair of tensors, or an iterable of batches.
+        calibration: the data on which BatchNorm's running statistics are gathered first. Default: they are used as
+            they are.
+    """
+    if calibration is not None:
+        refresh_batch_norm(model, in_order(calibration))
     device = next(model.parameters()).device
     mode = model.training
     model.eval()
-    total, correct, examples = 0.0, 0, 0
-    for inputs, targets in _batches(data):
+    total, right, examples = 0.0, 0, 0
+    for inputs, targets in in_order(data):
         outputs, targets = model(inputs.to(device)), targets.to(device)
         total += float(loss(outputs, targets)) * len(targets)
-        correct += int((outputs.argmax(1) == targets).sum())
+        right += int(_right(outputs, targets).sum())
         examples += len(targets)
     model.train(mode)
-    return {"loss": total / examples, "accuracy": correct / examples}
+    return {"loss": total / examples, "accuracy": right / examples}
 
 
-@torch.no_grad()
-def refresh_batch_norm(model: nn.Module, data: Data) -> None:
-    """Recompute BatchNorm's running statistics at the present weights, with dropout off.
-
-    Training leaves them as an average over past weights, for Entropy-SGD even over the inner iterates x'.
-    """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if not norms:
-        return
-    device = next(model.parameters()).device
-    mode = model.training
-    model.eval()
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain average over the batches
-        norm.train()
-    for inputs, _ in _batches(data):
-        model(inputs.to(device))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    model.train(mode)
-
-
-def _batches(data: Data, size: int = 1024) -> Iterable[tuple[Tensor, Tensor]]:
-    """The data once, in order."""
-    if isinstance(data, tuple):
-        inputs, targets = data
-        return zip(inputs.split(size), targets.split(size), strict=True)
-    return data
-
-
-def _endless_batches(data: Data, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Epoch after epoch; a pair of tensors is shuffled at the start of each."""
-    while True:
-        if isinstance(data, tuple):
-            inputs, targets = data
-            order = torch.randperm(len(targets), generator=generator)
-            epoch: Iterable[tuple[Tensor, Tensor]] = (
-                (inputs[i], targets[i]) for i in order.split(size) if len(i) > 0
-            )
-        else:
-            epoch = data
-        count = 0
-        for count, batch in enumerate(epoch, start=1):  # noqa: B007
-            yield batch
-        if count == 0:
-            raise ValueError("train_data is empty: give at least one example")
+def _right(outputs: Tensor, targets: Tensor) -> Tensor:
+    return outputs.argmax(1) == targets

@@ -54,9 +54,7 @@ class Quadratic:
         d = x - self.minimum
         identity = torch.eye(self.size, dtype=DOUBLE)
         pulled = gamma * self.hessian @ torch.linalg.solve(self.hessian + gamma * identity, d)
-        return float(
-            -beta * self.constant - torch.logdet(identity + self.hessian / gamma) / 2 - beta / 2 * d @ pulled
-        )
+        return float(-beta * self.constant - torch.logdet(identity + self.hessian / gamma) / 2 - beta / 2 * d @ pulled)
 
 
 class LogisticRegression:

@@ -63,9 +63,7 @@ def test_imports_are_those_of_the_table(path):
 def test_the_table_lists_no_more_than_there_is():
     imports: dict[str, set[str]] = {}
     for path in FILES:
-        imports.setdefault(_unit(path), set()).update(
-            _imports(path) - {"optim"} | (_imports(path) & {"optim"})
-        )
+        imports.setdefault(_unit(path), set()).update(_imports(path) - {"optim"} | (_imports(path) & {"optim"}))
     for unit, allowed in _table().items():
         assert unit in imports, f"{unit} is no file of ours"
         if "all" not in allowed:

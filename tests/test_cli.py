@@ -29,7 +29,8 @@ def run(monkeypatch, capsys):
 def test_train_then_compare(run, tmp_path):
     code, out, _ = run("train", "--problem", "digits_mlp", "--epochs", 5, "--out", tmp_path / "trained")
     assert code == 0
-    assert "SGD.safetensors: 60 gradients" in out
+    assert "SGD.safetensors" in out
+    assert "SGD          60 gradients, 1 seed, test loss" in out
     checkpoints = [tmp_path / "trained" / f"{name}.safetensors" for name in ("SGD", "Entropy-SGD")]
     arguments = ("compare", *checkpoints, "--problem", "digits_mlp", *QUICK)
     code, out, progress = run(*arguments, "--out", tmp_path / "report")

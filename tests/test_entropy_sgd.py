@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from optim import EntropySGD
+from optim import EntropyAdam, EntropyOptimizer, EntropySGD
 from tests.problems import DOUBLE, seeded, symmetric, tiny_mlp
 
 SETTINGS = {
@@ -39,38 +39,126 @@ def _closure(optimizer, x, hessian, minima):
     return closure
 
 
-def test_steps_are_those_of_a_plain_loop():
+def _paper(w, minima, hessian, noise, m, outer, steps):
+    """Algorithm 1 of the paper, line by line, with Nesterov momentum m on dx'."""
+    batches, gamma = iter(minima), 0.3
+    for _ in range(steps):
+        w_prime = mu = w
+        b = torch.zeros(3, dtype=DOUBLE)
+        for _ in range(4):
+            dw = hessian @ (w_prime - next(batches)) - gamma * (w - w_prime)
+            b = m * b + dw
+            xi = torch.randn(3, generator=noise, dtype=DOUBLE)
+            w_prime = w_prime - 0.2 * (dw + m * b) + math.sqrt(0.2) * 0.05 * xi
+            mu = (1 - 0.6) * mu + 0.6 * w_prime
+        w = outer(w, w - mu)
+        gamma = gamma * (1 + 0.1)
+    return w
+
+
+def _reference(w, minima, hessian, noise, m, outer, steps):
+    """The authors' code as PAPER.md's table has it: momentum on grad f alone, alpha on the old mean."""
+    batches, gamma = iter(minima), 0.3
+    for _ in range(steps):
+        gamma = gamma * (1 + 0.1)
+        w_prime = mu = w
+        b = torch.zeros(3, dtype=DOUBLE)
+        for _ in range(4):
+            df = hessian @ (w_prime - next(batches))
+            b = m * b + df
+            xi = torch.randn(3, generator=noise, dtype=DOUBLE)
+            w_prime = w_prime - 0.2 * (df + m * b - gamma * (w - w_prime)) + math.sqrt(2 * 0.2) * 0.05 * xi
+            mu = 0.6 * mu + (1 - 0.6) * w_prime
+        w = outer(w, w - mu)
+    return w
+
+
+@pytest.mark.parametrize("m", [0.0, 0.9])
+@pytest.mark.parametrize(("convention", "loop"), [("paper", _paper), ("reference", _reference)])
+def test_steps_are_those_of_a_plain_loop(convention, loop, m):
     hessian, minima = _batches(5 * 4)
     x = torch.ones(3, dtype=DOUBLE, requires_grad=True)
-    optimizer = EntropySGD([x], **SETTINGS, generator=seeded(3))
+    optimizer = EntropySGD([x], **SETTINGS, convention=convention, langevin_momentum=m, generator=seeded(3))
     closure = _closure(optimizer, x, hessian, minima)
     for _ in range(5):
         optimizer.step(closure)
+    start = torch.ones(3, dtype=DOUBLE)
+    expected = loop(start, minima, hessian, seeded(3), m, lambda w, d: w - 0.7 * d, steps=5)
+    torch.testing.assert_close(x.detach(), expected, rtol=1e-12, atol=1e-12)
 
-    # Algorithm 1 of the paper, line by line
-    noise, batches = seeded(3), iter(minima)
-    w, gamma = torch.ones(3, dtype=DOUBLE), 0.3
-    for _ in range(5):
-        w_prime = mu = w
-        for _ in range(4):
-            dw = hessian @ (w_prime - next(batches)) - gamma * (w - w_prime)
-            xi = torch.randn(3, generator=noise, dtype=DOUBLE)
-            w_prime = w_prime - 0.2 * dw + math.sqrt(0.2) * 0.05 * xi
-            mu = (1 - 0.6) * mu + 0.6 * w_prime
-        w = w - 0.7 * (w - mu)
-        gamma = gamma * (1 + 0.1)
-    torch.testing.assert_close(x.detach(), w, rtol=1e-12, atol=1e-12)
+
+def _outer_by(make):
+    """The outer step by another instance of torch's optimizer, fed x - mu by hand."""
+    w = torch.ones(3, dtype=DOUBLE, requires_grad=True)
+    optimizer = make([w])
+
+    def outer(x, direction):
+        with torch.no_grad():
+            w.copy_(x)
+        w.grad = direction
+        optimizer.step()
+        return w.detach().clone()
+
+    return outer
+
+
+INNER = {k: v for k, v in SETTINGS.items() if k != "lr"}
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("ours", "theirs"),
     [
-        {},
-        {"momentum": 0.9},
-        {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
+        (
+            lambda p, **inner: EntropySGD(p, 0.5, momentum=0.9, nesterov=True, **inner),
+            lambda p: torch.optim.SGD(p, 0.5, momentum=0.9, nesterov=True),
+        ),
+        (lambda p, **inner: EntropyAdam(p, 0.1, **inner), lambda p: torch.optim.Adam(p, 0.1)),
+        (
+            lambda p, **inner: EntropyOptimizer(torch.optim.AdamW(p, 0.1, weight_decay=0.2), **inner),
+            lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0.2),
+        ),
+        (
+            lambda p, **inner: EntropyOptimizer(torch.optim.RMSprop(p, 0.1), **inner),
+            lambda p: torch.optim.RMSprop(p, 0.1),
+        ),
+    ],
+    ids=["SGD", "Adam", "AdamW", "RMSprop"],
+)
+def test_the_outer_step_is_that_of_any_torch_optimizer(ours, theirs):
+    hessian, minima = _batches(5 * 4)
+    x = torch.ones(3, dtype=DOUBLE, requires_grad=True)
+    optimizer = ours([x], **INNER, generator=seeded(3))
+    closure = _closure(optimizer, x, hessian, minima)
+    for _ in range(5):
+        optimizer.step(closure)
+    start = torch.ones(3, dtype=DOUBLE)
+    expected = _paper(start, minima, hessian, seeded(3), 0.0, _outer_by(theirs), steps=5)
+    torch.testing.assert_close(x.detach(), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (lambda p: EntropySGD(p, 0.1, L=0), lambda p: torch.optim.SGD(p, 0.1)),
+        (
+            lambda p: EntropySGD(p, 0.1, L=0, momentum=0.9, nesterov=True, weight_decay=0.01),
+            lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+        ),
+        (
+            lambda p: EntropySGD(p, 1e-3, L=0, maximize=True),
+            lambda p: torch.optim.SGD(p, 1e-3, maximize=True),
+        ),
+        (
+            lambda p: EntropyAdam(p, 0.01, L=0, weight_decay=0.1),
+            lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.1),
+        ),
+        (
+            lambda p: EntropyOptimizer(torch.optim.AdamW(p, 0.01), L=0),
+            lambda p: torch.optim.AdamW(p, 0.01),
+        ),
     ],
 )
-def test_without_inner_steps_it_is_torch_sgd_bit_for_bit(options):
+def test_without_inner_steps_it_is_the_outer_optimizer_bit_for_bit(ours, theirs):
     def run(make):
         model, (x, y) = tiny_mlp()
         optimizer = make(model.parameters())
@@ -86,10 +174,9 @@ def test_without_inner_steps_it_is_torch_sgd_bit_for_bit(options):
         losses = [optimizer.step(closure).item() for _ in range(20)]
         return losses, [p.detach().clone() for p in model.parameters()]
 
-    ours = run(lambda p: EntropySGD(p, 0.1, L=0, **options))
-    theirs = run(lambda p: torch.optim.SGD(p, 0.1, **options))
-    assert ours[0] == theirs[0]
-    assert all(torch.equal(a, b) for a, b in zip(ours[1], theirs[1], strict=True))
+    a, b = run(ours), run(theirs)
+    assert a[0] == b[0]
+    assert all(torch.equal(p, q) for p, q in zip(a[1], b[1], strict=True))
 
 
 @pytest.mark.parametrize(("L", "calls"), [(0, 1), (1, 1), (5, 5), (20, 20)])
@@ -116,6 +203,53 @@ def test_scoping_advances_gamma_once_per_step():
     for t in range(20):
         assert optimizer.param_groups[0]["gamma"] == pytest.approx(0.01 * 1.05**t, rel=1e-13)
         optimizer.step(closure)
+
+
+def test_the_reference_scopes_before_its_first_step_and_the_cap_holds():
+    hessian, minima = _batches(40)
+    x = torch.ones(3, dtype=DOUBLE, requires_grad=True)
+    optimizer = EntropySGD(
+        [x], 0.1, L=2, gamma=0.01, scoping=0.5, gamma_max=0.04, convention="reference", diagnostics=True
+    )
+    closure = _closure(optimizer, x, hessian, minima)
+    used = []
+    for _ in range(5):
+        optimizer.step(closure)
+        used.append(optimizer.diagnostics["gamma"])
+    assert used == pytest.approx([0.015, 0.0225, 0.03375, 0.04, 0.04])
+
+
+def test_the_theorys_outer_step_has_gamma_in_it():
+    hessian, minima = _batches(4)
+    moves = []
+    for options in ({}, {"gamma_scaled": True}):
+        x = torch.ones(3, dtype=DOUBLE, requires_grad=True)
+        optimizer = EntropySGD([x], 1.0, L=4, gamma=0.25, noise=0.0, **options)
+        optimizer.step(_closure(optimizer, x, hessian, minima))
+        moves.append(1 - x.detach())
+    torch.testing.assert_close(moves[1], 0.25 * moves[0], rtol=1e-13, atol=0)
+
+
+def test_maximising_f_is_minimising_minus_f():
+    hessian, minima = _batches(12)
+
+    def run(sign, maximize):
+        x = torch.ones(3, dtype=DOUBLE, requires_grad=True)
+        optimizer = EntropySGD([x], **SETTINGS, momentum=0.5, maximize=maximize, generator=seeded(2))
+        calls = iter(minima)
+
+        def closure():
+            optimizer.zero_grad()
+            d = x - next(calls)
+            loss = sign * (d @ hessian @ d / 2)
+            loss.backward()
+            return loss
+
+        for _ in range(3):
+            optimizer.step(closure)
+        return x.detach()
+
+    torch.testing.assert_close(run(1.0, True), run(-1.0, False), rtol=1e-13, atol=0)
 
 
 def test_every_group_moves_by_its_own_settings():
@@ -236,22 +370,32 @@ def test_learning_rate_schedulers_of_torch_drive_the_outer_step():
     assert torch.equal(x, before)
 
 
-def test_an_error_in_the_closure_leaves_the_weights_at_x():
+@pytest.mark.parametrize("failure", [MemoryError(), KeyboardInterrupt(), "nan", "none"])
+def test_a_step_is_all_or_nothing(failure):
     hessian, minima = _batches(8)
     x = torch.ones(3, dtype=DOUBLE, requires_grad=True)
-    optimizer = EntropySGD([x], 1.0, L=4)
+    optimizer = EntropySGD([x], **SETTINGS, generator=seeded(0))
     inner, count = _closure(optimizer, x, hessian, minima), 0
 
     def closure():
         nonlocal count
         count += 1
+        loss = inner()
+        if count == 3 and isinstance(failure, BaseException):
+            raise failure
         if count == 3:
-            raise MemoryError
-        return inner()
+            return loss * float("nan") if failure == "nan" else None
+        return loss
 
-    with pytest.raises(MemoryError):
+    expected = type(failure) if isinstance(failure, BaseException) else FloatingPointError
+    noise = optimizer.generator.get_state()
+    with pytest.raises(expected) as error:
         optimizer.step(closure)
+    assert "in inner step 3 of 4; the weights are back at x" in error.value.__notes__[-1]
     assert torch.equal(x, torch.ones(3, dtype=DOUBLE))
+    assert torch.equal(noise, optimizer.generator.get_state())
+    assert optimizer.param_groups[0]["gamma"] == SETTINGS["gamma"]
+    assert optimizer.gradients == 0
 
 
 def test_the_default_noise_differs_from_run_to_run():
@@ -275,12 +419,15 @@ def test_the_default_noise_differs_from_run_to_run():
         ("noise", -1.0),
         ("averaging", 1.5),
         ("averaging", -0.1),
+        ("langevin_momentum", 1.0),
+        ("gamma_max", 1e-5),
+        ("convention", "lua"),
         ("lr", -1.0),
     ],
 )
 def test_settings_out_of_range_are_named(name, value):
     options = {"lr": 0.1, name: value}
-    message = "learning rate" if name == "lr" else f"{name}={value}"
+    message = "learning rate" if name == "lr" else f"{name}={value!r}"
     with pytest.raises(ValueError, match=message):
         EntropySGD([torch.ones(1, requires_grad=True)], **options)
 
@@ -294,3 +441,48 @@ def test_other_bad_input_is_named():
         optimizer.add_param_group({"params": [y], "L": 3})
     with pytest.raises(ValueError, match="empty parameter list"):
         EntropySGD([], 0.1)
+
+
+def test_sparse_gradients_are_refused_and_nothing_moves():
+    table = nn.Embedding(4, 2, sparse=True)
+    before = table.weight.detach().clone()
+    optimizer = EntropySGD(table.parameters(), 0.1)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = table(torch.tensor([1])).sum()
+        loss.backward()
+        return loss
+
+    with pytest.raises(ValueError, match="sparse"):
+        optimizer.step(closure)
+    assert torch.equal(table.weight, before)
+
+
+def test_states_of_other_optimizers_and_shapes_are_refused_and_nothing_changes():
+    def stepped(size, make=lambda p: EntropySGD(p, 0.1, L=1, momentum=0.9)):
+        x = torch.ones(size, requires_grad=True)
+        optimizer = make([x])
+
+        def closure():
+            optimizer.zero_grad()
+            loss = (x**2).sum()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        return optimizer
+
+    ours = stepped(3)
+    before = copy.deepcopy(ours.state_dict())
+    for other, message in (
+        (stepped(3, lambda p: torch.optim.SGD(p, 0.1)), "not one of EntropySGD"),
+        (stepped(3, lambda p: EntropyAdam(p, 0.1)), "not one of EntropySGD"),
+        (stepped(4), r"momentum_buffer of shape \(4,\).*\(3,\)"),
+        (EntropySGD([torch.ones(3), torch.ones(3)], 0.1), r"\[2\] parameters, the optimizer of \[1\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ours.load_state_dict(other.state_dict())
+    after = ours.state_dict()
+    assert torch.equal(before["generator"], after["generator"])
+    assert before["param_groups"] == after["param_groups"]

@@ -3,7 +3,8 @@ import dataclasses
 import pytest
 import torch
 
-from landscape.experiment import train_at_equal_budget
+from landscape import Checkpoint
+from landscape.experiment import OPTIMIZERS, summary, train_at_equal_budget
 from landscape.problems import digits_mlp
 
 
@@ -17,6 +18,31 @@ def test_all_optimizers_spend_the_same_gradients_from_the_same_weights(tmp_path)
         for key in ("optimizer", "settings", "seed", "train", "test", "problem", "weight_decay"):
             assert key in checkpoint.metadata
         assert checkpoint.metadata["test"]["accuracy"] > 0.3  # chance is 0.1
+
+
+@pytest.mark.slow
+def test_every_optimizer_over_three_seeds_at_one_budget(tmp_path):
+    checkpoints = train_at_equal_budget(digits_mlp(), tmp_path, optimizers=list(OPTIMIZERS), epochs=10, seeds=3)
+    assert len(checkpoints) == 3 * len(OPTIMIZERS)
+    assert {c.metadata["gradients"] for c in checkpoints} == {120}
+    assert checkpoints[1].name == "SGD-seed1"
+    assert len({c.digest() for c in checkpoints}) == len(checkpoints)
+    steps = {c.metadata["recipe"]: c.metadata["steps"] for c in checkpoints}
+    assert steps == {"SGD": 120, "Entropy-SGD": 6, "Adam": 120, "Entropy-Adam": 24, "SAM": 60}
+    for checkpoint in checkpoints:
+        assert checkpoint.metadata["test"]["accuracy"] > 0.5  # chance is 0.1
+        assert (tmp_path / checkpoint.name / "log.jsonl").is_file()
+
+
+def test_the_summary_has_means_and_standard_deviations_over_seeds():
+    def run(recipe, loss):
+        return Checkpoint("x", {}, {"recipe": recipe, "gradients": 60, "test": {"loss": loss, "accuracy": 0.5}})
+
+    lines = summary([run("SGD", 1.0), run("SGD", 3.0), run("SAM", 2.0)])
+    assert lines == [
+        "SGD          60 gradients, 2 seeds, test loss 2.0000 ± 1.4142, test accuracy 0.5000 ± 0.0000",
+        "SAM          60 gradients, 1 seed, test loss 2.0000, test accuracy 0.5000",
+    ]
 
 
 def test_existing_checkpoints_are_kept_and_others_refused(tmp_path):

@@ -24,9 +24,7 @@ def _quadratic(eigenvalues: list[float], offset: float = 0.3) -> tuple[Quadratic
 
 
 @pytest.mark.parametrize("beta", [1.0, 50.0])
-@pytest.mark.parametrize(
-    "eigenvalues", [[4.0, 1.0, 0.1, 0.0], [4.0, 1.0, -0.2, -0.05], list(np.linspace(-0.2, 9, 12))]
-)
+@pytest.mark.parametrize("eigenvalues", [[4.0, 1.0, 0.1, 0.0], [4.0, 1.0, -0.2, -0.05], list(np.linspace(-0.2, 9, 12))])
 def test_laplace_is_the_closed_form_on_quadratics_even_indefinite_ones(eigenvalues, beta):
     f, x = _quadratic(eigenvalues)
     gammas = [0.5, 3.0, 100.0]
@@ -69,9 +67,7 @@ def test_laplace_is_refused_where_the_gaussian_does_not_exist():
 def test_monte_carlo_agrees_with_the_closed_form_where_its_samples_are_effective():
     f, x = _quadratic([4.0, 1.0, -0.2, 0.0])
     radii = [0.03, 0.1, 0.2]
-    found = local_entropy(
-        f, x, radius=radii, beta=5.0, method="monte_carlo", samples=2000, generator=seeded(0)
-    )
+    found = local_entropy(f, x, radius=radii, beta=5.0, method="monte_carlo", samples=2000, generator=seeded(0))
     expected = [f.local_entropy(x, 1 / (5.0 * r**2), 5.0) for r in radii]
     assert found.reliable.all()
     assert (abs(found.value - expected) < 4 * found.stderr).all()
@@ -91,9 +87,7 @@ def test_the_standard_error_is_the_spread_over_seeds():
 def test_few_effective_samples_are_flagged():
     f = Quadratic(symmetric(np.linspace(1, 10, 200)), torch.zeros(200, dtype=DOUBLE))
     x = torch.zeros(200, dtype=DOUBLE)
-    found = local_entropy(
-        f, x, radius=[0.01, 1.0], beta=10.0, method="monte_carlo", samples=50, generator=seeded(0)
-    )
+    found = local_entropy(f, x, radius=[0.01, 1.0], beta=10.0, method="monte_carlo", samples=50, generator=seeded(0))
     assert found.reliable.tolist() == [True, False]
     assert found.effective_samples[1] < 3
     assert "effective samples at radius >= 1" in found.note
@@ -104,9 +98,7 @@ def test_few_effective_samples_are_flagged():
 def test_jensen_bounds_the_excess_from_above():
     f = LogisticRegression()
     w = torch.ones(8, dtype=DOUBLE)
-    found = local_entropy(
-        f, w, radius=[0.05, 0.3, 1.0], method="monte_carlo", samples=500, generator=seeded(0)
-    )
+    found = local_entropy(f, w, radius=[0.05, 0.3, 1.0], method="monte_carlo", samples=500, generator=seeded(0))
     assert found.beta == 60.0  # the number of examples
     assert (found.excess <= found.jensen_excess).all()
 

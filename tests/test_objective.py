@@ -154,9 +154,7 @@ def test_a_function_linear_in_theta_has_a_zero_hessian():
 
 
 def _normed() -> tuple[nn.Module, tuple[torch.Tensor, torch.Tensor]]:
-    model = nn.Sequential(
-        nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.5), nn.Linear(6, 3)
-    ).double()
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.5), nn.Linear(6, 3)).double()
     x = torch.randn(40, 4, generator=seeded(0), dtype=DOUBLE)
     return model, (x, torch.arange(40) % 3)
 

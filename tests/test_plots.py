@@ -17,8 +17,7 @@ def _spectra():
     matrices = {"A": symmetric(np.arange(20.0)), "B": symmetric(np.arange(-2.0, 18))}
     pairs = {k: eigenpairs(m, 2, which="largest", generator=seeded(0)) for k, m in matrices.items()}
     densities = {
-        k: spectral_density(m, steps=10, probes=3, deflate=pairs[k], generator=seeded(0))
-        for k, m in matrices.items()
+        k: spectral_density(m, steps=10, probes=3, deflate=pairs[k], generator=seeded(0)) for k, m in matrices.items()
     }
     return densities, pairs
 
@@ -30,10 +29,7 @@ def _slices():
     lines = {k: line(f, x, e[0], a) for k, x in points.items()}
     planes = {k: plane(f, x, e[0], e[1], a, a) for k, x in points.items()}
     entropies = {
-        k: [
-            local_entropy(f, x, radius=[0.01, 0.1], method=m, generator=seeded(0))
-            for m in ("laplace", "monte_carlo")
-        ]
+        k: [local_entropy(f, x, radius=[0.01, 0.1], method=m, generator=seeded(0)) for m in ("laplace", "monte_carlo")]
         for k, x in points.items()
     }
     return lines, planes, entropies
@@ -101,6 +97,22 @@ def test_local_entropy_shows_methods_and_what_is_not_reliable():
     assert _legend(ax)[:4] == ["A, Laplace", "A, Monte Carlo", "B, Laplace", "B, Monte Carlo"]
     assert "not reliable" in _legend(ax)
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+
+
+def test_training_curves_are_drawn_against_gradients():
+    logs = {
+        "SGD": [{"gradients": g, "loss": 1 / g, "test_accuracy": 0.5} for g in (1, 2, 3)],
+        "Entropy-SGD": [
+            {"gradients": g, "loss": 1 / g, "gamma": 1e-4, "distance": 0.1, "mean_distance": 0.2, "cosine": None}
+            for g in (20, 40)
+        ],
+    }
+    figure = plots.training_curves(logs)
+    loss, accuracy, distance, gamma = figure.axes
+    assert [line.get_xdata().tolist() for line in loss.lines] == [[1, 2, 3], [20, 40]]
+    assert [len(ax.lines) for ax in (accuracy, distance, gamma)] == [1, 2, 1]
+    assert gamma.get_xlabel() == "gradients spent"
+    assert _legend(loss) == ["SGD", "Entropy-SGD"]
 
 
 def test_a_given_axes_is_drawn_into_and_returned():

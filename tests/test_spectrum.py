@@ -156,9 +156,7 @@ def test_the_smoothed_density_keeps_all_mass_on_its_own_grid():
     smoothed = density.density(grid, width=0.5)
     # five widths beyond the last node leave less than 1e-6 outside
     assert np.trapezoid(smoothed, grid) == pytest.approx(1, abs=1e-5)
-    assert np.trapezoid(smoothed * grid, grid) == pytest.approx(
-        density.function_mean(lambda t: t)[0], rel=1e-4
-    )
+    assert np.trapezoid(smoothed * grid, grid) == pytest.approx(density.function_mean(lambda t: t)[0], rel=1e-4)
 
 
 def test_one_probe_has_no_error_to_tell():

@@ -1,9 +1,14 @@
+import json
+import signal
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
 
 from optim import EntropySGD, train
-from optim.training import constant, cosine, evaluate, refresh_batch_norm
+from optim.training import constant, cosine, evaluate
 from tests.problems import seeded, tiny_mlp
 
 LOSS = nn.CrossEntropyLoss()
@@ -112,18 +117,6 @@ def test_evaluation_weighs_examples_and_puts_the_mode_back():
     assert model.training
 
 
-def test_batch_norm_statistics_are_refreshed_with_dropout_off():
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 6), nn.BatchNorm1d(6)).double()
-    _, (x, y) = tiny_mlp()
-    refresh_batch_norm(model, (x, y))
-    hidden = model[1](x)  # without dropout
-    torch.testing.assert_close(model[2].running_mean, hidden.mean(0), rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(model[2].running_var, hidden.var(0), rtol=1e-12, atol=1e-12)
-    assert model.training
-    assert model[2].momentum == 0.1
-
-
 def test_data_loaders_are_read_again_and_again():
     model, data = tiny_mlp()
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data), batch_size=25)
@@ -152,3 +145,153 @@ def test_bad_input_is_named():
             gradients=1,
             generator=seeded(0),
         )
+
+
+# --- other optimizers --------------------------------------------------------------------------------
+
+
+class _TwoCalls(torch.optim.SGD):
+    """Like SAM: two gradients a step, which must be of one mini-batch."""
+
+    gradients_per_step = 2
+    same_batch = True
+
+    def step(self, closure):
+        with torch.enable_grad():
+            first, second = closure(), closure()
+        super().step()
+        assert first == second
+        return first
+
+
+def test_optimizers_may_ask_for_one_batch_in_all_calls_of_a_step():
+    _, record = _train(lambda p: _TwoCalls(p, lr=0.1))
+    assert (record.gradients, record.steps) == (60, 30)
+
+
+def test_optimizers_that_do_not_say_what_a_step_costs_are_counted():
+    def lbfgs(params):
+        return torch.optim.LBFGS(params, max_iter=4, max_eval=4)
+
+    _, record = _train(lbfgs)
+    assert 50 < record.gradients <= 60
+    assert record.steps < 60
+
+
+# --- what a run keeps --------------------------------------------------------------------------------
+
+
+def _recorded(folder, **options):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3)).double()
+    options = {"save_every": 15, "evaluate_every": 20, "trajectory_every": 25, **options}
+    _train(
+        lambda p: EntropySGD(p, 1.0, L=5, momentum=0.9, diagnostics=True, generator=seeded(1)),
+        model,
+        run=folder,
+        gradients=100,
+        schedule=cosine,
+        **options,
+    )
+    return torch.cat([v.double().reshape(-1) for v in model.state_dict().values()])
+
+
+def _log(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_the_log_has_a_line_per_step_with_diagnostics_and_evaluations(tmp_path):
+    _recorded(tmp_path)
+    lines = _log(tmp_path)
+    assert [line["step"] for line in lines] == list(range(1, 21))
+    assert [line["gradients"] for line in lines] == list(range(5, 101, 5))
+    for key in ("loss", "lr", "gamma", "distance", "mean_distance", "cosine", "first_loss", "last_loss"):
+        assert all(key in line for line in lines), key
+    assert [line["step"] for line in lines if "test_accuracy" in line] == [4, 8, 12, 16, 20]
+
+
+def test_the_trajectory_has_every_kth_point(tmp_path):
+    _recorded(tmp_path)
+    names = sorted(p.name for p in (tmp_path / "trajectory").iterdir())
+    assert names == [f"{g:08}.safetensors" for g in (0, 25, 50, 75, 100)]
+
+
+def test_running_statistics_follow_the_steps_only_if_asked(tmp_path):
+    held, followed = (_recorded(tmp_path / name, hold_batch_norm=hold) for name, hold in (("a", True), ("b", False)))
+    # in training mode they do not enter the loss, and the end refreshes them: all the same
+    assert torch.equal(held[:-1], followed[:-1])
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from tests.test_training import _recorded
+torch_out, folder, slow = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
+import time, torch
+def progress(steps, description):
+    for step in steps:
+        print(step, flush=True)
+        time.sleep(slow)
+        yield step
+torch.save(_recorded(folder, progress=progress), torch_out)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_point_goes_on_bit_for_bit(tmp_path):
+    whole = _recorded(tmp_path / "whole")
+    arguments = [sys.executable, "-c", SCRIPT, str(tmp_path / "end.pt"), str(tmp_path / "killed"), "0.01"]
+    for kill_at in (2, 7, 13):  # before the first state, between two, and after one
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+            for line in process.stdout:
+                if int(line) >= kill_at:
+                    process.send_signal(signal.SIGKILL)
+                    break
+        assert process.returncode == -signal.SIGKILL
+        assert not (tmp_path / "end.pt").exists()
+    subprocess.run(arguments, check=True, stdout=subprocess.PIPE)
+    assert torch.equal(torch.load(tmp_path / "end.pt", weights_only=True), whole)
+    assert _log(tmp_path / "killed") == _log(tmp_path / "whole")
+    for path in sorted((tmp_path / "whole" / "trajectory").iterdir()):
+        assert (tmp_path / "killed" / "trajectory" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_finished_run_is_not_run_again(tmp_path):
+    first = _recorded(tmp_path)
+    assert torch.equal(first, _recorded(tmp_path))
+    assert len(_log(tmp_path)) == 20
+
+
+def test_runs_of_other_settings_are_not_gone_on_with(tmp_path):
+    _train(_sgd, run=tmp_path)
+    with pytest.raises(ValueError, match=r"begun with another lr: go on with the same"):
+        _train(lambda p: torch.optim.SGD(p, lr=0.2), run=tmp_path)
+
+
+def test_the_position_in_a_data_loader_cannot_be_returned_to(tmp_path):
+    def with_loader():
+        model, data = tiny_mlp()
+        loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data), batch_size=25)
+        train(model, _sgd(model.parameters()), LOSS, loader, loader, gradients=5, generator=seeded(0), run=tmp_path)
+
+    with_loader()
+    with pytest.raises(ValueError, match="position cannot be returned to"):
+        with_loader()
+
+
+def test_a_progress_bar_is_shown_loss_accuracy_and_gamma():
+    shown = []
+
+    class Bar:
+        def __init__(self, steps, description):
+            self.steps = steps
+
+        def __iter__(self):
+            return iter(self.steps)
+
+        def set_postfix(self, values, refresh):
+            shown.append(values)
+
+    _train(_entropy_sgd, progress=Bar)
+    assert len(shown) == 12
+    assert set(shown[0]) == {"loss", "accuracy", "gamma"}

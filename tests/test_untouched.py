@@ -32,9 +32,7 @@ def _network() -> nn.Module:
 
 def _everything(model: nn.Module, batch_norm: str) -> None:
     data = (torch.randn(20, 4, generator=seeded(0)), torch.arange(20) % 3)
-    f = ModelObjective(
-        model, nn.CrossEntropyLoss(), data, batch_size=7, batch_norm=batch_norm, weight_decay=0.1
-    )
+    f = ModelObjective(model, nn.CrossEntropyLoss(), data, batch_size=7, batch_norm=batch_norm, weight_decay=0.1)
     g = seeded(1)
     elsewhere = f.theta + 1
     f.metrics(elsewhere)

@@ -28,9 +28,7 @@ def read_batches(data: Any, batch_size: int, device: torch.device) -> list[tuple
     if isinstance(data, tuple) and len(data) == 2 and all(isinstance(d, Tensor) for d in data):
         inputs, targets = data
         if len(inputs) != len(targets):
-            raise ValueError(
-                f"data has {len(inputs)} inputs and {len(targets)} targets: give one target for each"
-            )
+            raise ValueError(f"data has {len(inputs)} inputs and {len(targets)} targets: give one target for each")
         batches = zip(inputs.split(batch_size), targets.split(batch_size), strict=True)
     counted = [(_to_device(batch, device), _examples(batch)) for batch in batches]
     counted = [(batch, count) for batch, count in counted if count > 0]

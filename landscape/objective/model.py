@@ -106,9 +106,7 @@ class ModelObjective:
         self.theta = self._flat.clone()
         self._batches = read_batches(data, batch_size, self.device)
         self.examples = sum(count for _, count in self._batches)
-        self._calibration = (
-            self._batches if calibration is None else read_batches(calibration, batch_size, self.device)
-        )
+        self._calibration = self._batches if calibration is None else read_batches(calibration, batch_size, self.device)
         self._norms = norm_layers(self._model) if batch_norm != "frozen" else []
         if batch_norm == "batch":
             for norm in self._norms:
@@ -197,9 +195,7 @@ class ModelObjective:
             if not curved:
                 continue
             gradients, along = zip(*curved, strict=True)
-            second = torch.autograd.grad(
-                gradients, self._parameters, grad_outputs=along, materialize_grads=True
-            )
+            second = torch.autograd.grad(gradients, self._parameters, grad_outputs=along, materialize_grads=True)
             product += torch.cat([s.reshape(-1) for s in second]) * (count / self.examples)
         return product
 
@@ -207,9 +203,7 @@ class ModelObjective:
         """The mean loss of one batch and its gradient, piece by piece."""
         loss = self._loss_of(self._forward(self._model, batch), batch)
         # never loss.backward(create_graph=True): the graph in .grad would keep itself alive
-        pieces = torch.autograd.grad(
-            loss, self._parameters, create_graph=create_graph, materialize_grads=True
-        )
+        pieces = torch.autograd.grad(loss, self._parameters, create_graph=create_graph, materialize_grads=True)
         return loss.detach(), pieces
 
     def _loss_of(self, outputs: Any, batch: Any) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from landscape.problems.problem import Problem
 
-__all__ = ["mnist_fc", "mnist_lenet"]
+__all__ = ["lenet", "mnist_fc", "mnist_lenet"]
 
 
 def mnist_lenet(folder: str | Path) -> Problem:
@@ -25,7 +25,7 @@ def mnist_lenet(folder: str | Path) -> Problem:
     gives no dropout probability; 0.5 is ours.
     """
     train, test = _read(Path(folder))
-    return Problem("mnist_lenet", _lenet, nn.CrossEntropyLoss(), train, test)
+    return Problem("mnist_lenet", lenet, nn.CrossEntropyLoss(), train, test)
 
 
 def mnist_fc(folder: str | Path) -> Problem:
@@ -68,13 +68,12 @@ def _idx(path: Path) -> np.ndarray:
     shape = np.frombuffer(content, ">i4", count=dimensions, offset=4)
     values = np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions)
     if len(values) != shape.prod():
-        raise ValueError(
-            f"{path.name} holds {len(values)} values, its header says {shape.prod()}: fetch it again"
-        )
+        raise ValueError(f"{path.name} holds {len(values)} values, its header says {shape.prod()}: fetch it again")
     return values.reshape(shape).copy()
 
 
-def _lenet() -> nn.Module:
+def lenet() -> nn.Module:
+    """The network of ``mnist_lenet``."""
     return nn.Sequential(
         nn.Conv2d(1, 20, 5),
         nn.BatchNorm2d(20),
