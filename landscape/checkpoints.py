@@ -78,7 +78,8 @@ def load_checkpoint(path: str | Path, name: str | None = None) -> Checkpoint:
 
     Args:
         path: the file. A ``torch.save`` file may hold the state_dict itself or a dictionary with it
-            under ``state_dict``, ``model_state_dict`` or ``model``.
+            under ``state_dict``, ``model_state_dict`` or ``model``. The prefixes of wrapped networks, ``module.`` and
+            ``_orig_mod.``, are taken off.
         name: what tables and legends call it. Default: the file's stem.
 
     Returns:
@@ -100,12 +101,18 @@ def load_checkpoints(specs: Iterable[str]) -> list[Checkpoint]:
 
     Files of the same stem are told apart by their folder, as ``folder-stem``.
     """
-    named = [(name, Path(path)) for name, _, path in (spec.rpartition("=") for spec in specs)]
+    named = [_name_and_path(spec) for spec in specs]
     stems = Counter(path.stem for name, path in named if not name)
     return [
         load_checkpoint(path, name or (f"{path.parent.name}-{path.stem}" if stems[path.stem] > 1 else None))
         for name, path in named
     ]
+
+
+def _name_and_path(spec: str) -> tuple[str, Path]:
+    name, equals, path = spec.partition("=")
+    # a file of that very name comes first: folders are often called lr=0.1
+    return ("", Path(spec)) if not equals or Path(spec).is_file() else (name, Path(path))
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -115,7 +122,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             header = file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"path={str(path)!r} is not a whole safetensors file ({error}): save it again") from error
-    return tensors, {key: _json_or_text(value) for key, value in header.items()}
+    return _unwrapped(tensors), {key: _json_or_text(value) for key, value in header.items()}
 
 
 def _json_or_text(text: str) -> Any:
@@ -133,15 +140,24 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"path={str(path)!r} holds more than tensors, so loading it could run code. Where you "
             "trust it, save the weights alone: torch.save(model.state_dict(), path)"
         ) from error
-    except (RuntimeError, EOFError) as error:
+    except Exception as error:  # damaged or foreign files fail in the unpickler in many ways
         raise ValueError(f"path={str(path)!r} is not a whole torch.save file ({error}): save it again") from error
     for key in _NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+    others = [k for k, v in content.items() if not isinstance(v, Tensor)] if isinstance(content, Mapping) else ["all"]
+    if others:
         raise ValueError(
-            f"path={str(path)!r} holds no state_dict, neither itself nor under {_NESTED}: save "
-            "torch.save(model.state_dict(), path)"
+            f"path={str(path)!r} holds no state_dict, neither itself nor under {_NESTED} (no tensor: "
+            f"{', '.join(map(str, others))}): save torch.save(model.state_dict(), path)"
         )
-    return dict(content), {}
+    return _unwrapped(dict(content)), {}
+
+
+def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without the prefixes that DistributedDataParallel and torch.compile put before every name."""
+    for prefix in ("module.", "_orig_mod.", "module."):
+        if tensors and all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors

@@ -15,7 +15,7 @@ from landscape.compare import CompareSettings, compare
 from landscape.experiment import OPTIMIZERS, summary, train_at_equal_budget
 from landscape.problems import BUILT_IN, find_problem
 from landscape.report import write_report
-from landscape.store import prepare_folder
+from landscape.store import output_folder
 
 __all__ = ["app", "main"]
 
@@ -54,11 +54,11 @@ def demo(
 ) -> None:
     """The whole story on scikit-learn's digits: train, compare, write the report."""
     problem = find_problem("digits_cnn")
-    prepare_folder(out, overwrite=overwrite, resume=resume)
-    checkpoints = train_at_equal_budget(problem, out / "checkpoints", seed=seed, progress=_bar)
     settings = CompareSettings(seed=seed)
-    result = compare(checkpoints, problem, settings=settings, store=out / "run.zarr", progress=_bar)
-    typer.echo(f"report: {write_report(result, out)}")
+    with output_folder(out, overwrite=overwrite, resume=resume):
+        checkpoints = train_at_equal_budget(problem, out / "checkpoints", seed=seed, progress=_bar)
+        result = compare(checkpoints, problem, settings=settings, store=out / "run.zarr", progress=_bar)
+        typer.echo(f"report: {write_report(result, out)}")
 
 
 @app.command()
@@ -80,18 +80,18 @@ def train(
 ) -> None:
     """Train with each optimizer at the same budget of gradients; write one checkpoint each."""
     found = find_problem(problem, data)
-    prepare_folder(out, overwrite=overwrite, resume=resume)
-    checkpoints = train_at_equal_budget(
-        found,
-        out,
-        optimizers=optimizer or ("SGD", "Entropy-SGD"),
-        epochs=epochs,
-        batch_size=batch_size,
-        weight_decay=weight_decay,
-        seed=seed,
-        seeds=seeds,
-        progress=_bar,
-    )
+    with output_folder(out, overwrite=overwrite, resume=resume):
+        checkpoints = train_at_equal_budget(
+            found,
+            out,
+            optimizers=optimizer or ("SGD", "Entropy-SGD"),
+            epochs=epochs,
+            batch_size=batch_size,
+            weight_decay=weight_decay,
+            seed=seed,
+            seeds=seeds,
+            progress=_bar,
+        )
     for checkpoint in checkpoints:
         typer.echo(f"{out / checkpoint.name}.safetensors")
     for line in summary(checkpoints):
@@ -113,14 +113,14 @@ def compare_command(
     weight_decay: WeightDecay = 0.0,
     eigenvalues: Annotated[int, typer.Option(min=1, help="How many to find.")] = _DEFAULTS.eigenvalues,
     steps: Annotated[int, typer.Option(min=1, help="Lanczos steps per probe.")] = _DEFAULTS.steps,
-    probes: Annotated[int, typer.Option(min=1, help="Of the spectral density.")] = _DEFAULTS.probes,
-    samples: Annotated[int, typer.Option(min=1, help="Monte Carlo draws.")] = _DEFAULTS.samples,
+    probes: Annotated[int, typer.Option(min=2, help="Of the spectral density.")] = _DEFAULTS.probes,
+    samples: Annotated[int, typer.Option(min=2, help="Monte Carlo draws.")] = _DEFAULTS.samples,
     radius: Annotated[
         list[float] | None,
         typer.Option(help="Of the local entropy; again for several. The middle one is tabulated."),
     ] = None,
-    line_points: Annotated[int, typer.Option(min=1, help="On each line.")] = _DEFAULTS.line_points,
-    plane_points: Annotated[int, typer.Option(min=1, help="Per side of a plane.")] = _DEFAULTS.plane_points,
+    line_points: Annotated[int, typer.Option(min=2, help="On each line.")] = _DEFAULTS.line_points,
+    plane_points: Annotated[int, typer.Option(min=2, help="Per side of a plane.")] = _DEFAULTS.plane_points,
     seed: Seed = 0,
     out: Out = Path("runs/compare"),
     overwrite: Overwrite = False,
@@ -141,9 +141,9 @@ def compare_command(
         line_points=line_points,
         plane_points=plane_points,
     )
-    prepare_folder(out, overwrite=overwrite, resume=resume)
-    result = compare(loaded, found, settings=settings, store=out / "run.zarr", progress=_bar)
-    typer.echo(f"report: {write_report(result, out)}")
+    with output_folder(out, overwrite=overwrite, resume=resume):
+        result = compare(loaded, found, settings=settings, store=out / "run.zarr", progress=_bar)
+        typer.echo(f"report: {write_report(result, out)}")
 
 
 def _bar(iterable: Iterable[Any], description: str) -> Iterable[Any]:
@@ -154,6 +154,6 @@ def main() -> None:
     """Run the command line; what the user can mend is said in one line, without a traceback."""
     try:
         app()
-    except (ValueError, FileNotFoundError, FileExistsError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         typer.echo(f"landscape: {error}", err=True)
         sys.exit(1)

@@ -7,11 +7,9 @@ than those of the two results apart.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from landscape.objective import ModelObjective
 from landscape.operators import Hessian
 from landscape.problems import Problem
 from landscape.progress import Progress, silent
+from landscape.provenance import check_checkpoints, check_fixed_tensors, provenance_of
 from landscape.results import Comparison, SpectralDensity
 from landscape.slices import line, plane
 from landscape.spectrum import eigenpairs, spectral_density
@@ -56,6 +55,8 @@ class CompareSettings:
         for name in ("eigenvalues", "steps", "probes", "samples", "line_points", "plane_points"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: give at least 1")
+        if self.plane_points < 2:
+            raise ValueError(f"plane_points={self.plane_points}: give at least 2")
 
     @property
     def reference_radius(self) -> float:
@@ -93,20 +94,31 @@ def compare(
             not finite; a store that was begun for other checkpoints or settings.
     """
     settings = settings or CompareSettings()
-    _check_checkpoints(checkpoints)
+    check_checkpoints(checkpoints)
+    problem = _read_once(problem)
     chosen = _chosen_examples(settings)
     train = problem.objective("train", **chosen, weight_decay=settings.weight_decay)
     test = problem.objective("test", weight_decay=settings.weight_decay)
     objectives = {c.name: (train.at(c), test.at(c)) for c in checkpoints}
-    for name, (f, _) in objectives.items():
-        loss = f.value(f.theta)
+    losses = {name: f.value(f.theta) for name, (f, _) in objectives.items()}
+    for name, loss in losses.items():
         if not np.isfinite(loss):
             raise ValueError(
                 f"checkpoint {name!r} has a training loss of {loss}: only a checkpoint with a finite "
                 "loss has a landscape around it"
             )
-    provenance = _provenance(checkpoints, problem, train, test)
-    kept = Store(store, {**asdict(settings), "sha256": provenance["sha256"]}) if store else None
+    check_fixed_tensors(checkpoints, train)
+    provenance = provenance_of(checkpoints, problem, train, test)
+    # what the records depend on; the losses, to six digits, tell one loss function from another
+    signature = {
+        **asdict(settings),
+        "sha256": provenance["sha256"],
+        "problem": problem.name,
+        "network": str(problem.build(seed=0)),
+        "version": provenance["versions"]["landscape-toolkit"],
+        "losses": {name: f"{loss:.6g}" for name, loss in losses.items()},
+    }
+    kept = Store(store, signature) if store else None
     results: dict[str, Any] = {}
 
     def keep(group: str, compute: Callable[..., Any]) -> None:
@@ -151,6 +163,7 @@ def _spectrum(
             min(settings.eigenvalues, f.size),
             which="largest",
             generator=_seeded(settings),
+            progress=progress,
         ),
     )
     keep(
@@ -253,35 +266,13 @@ def _labelled(progress: Progress, group: str, iterable: Iterable[Any], descripti
     return progress(iterable, group)
 
 
-def _check_checkpoints(checkpoints: Sequence[Checkpoint]) -> None:
-    names = [c.name for c in checkpoints]
-    if not names:
-        raise ValueError("checkpoints is empty: give at least one")
-    if len(set(names)) < len(names):
-        raise ValueError(f"checkpoints are named {names}: give each a name of its own")
-    for name in names:
-        if not name or name.startswith(".") or "/" in name:
-            raise ValueError(f"checkpoint name {name!r}: names are folders in the store, so no '/'")
-    known: dict[str, str] = {}
-    for checkpoint in checkpoints:
-        twin = known.setdefault(checkpoint.digest(), checkpoint.name)
-        if twin != checkpoint.name:
-            raise ValueError(f"checkpoints {twin!r} and {checkpoint.name!r} hold the same weights: give one of them")
+def _read_once(problem: Problem) -> Problem:
+    """With iterables made lists, so that every analysis sees the same batches."""
 
+    def kept(data: Any) -> Any:
+        if isinstance(data, tuple):
+            return data
+        with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed from torch's generator
+            return list(data)
 
-def _provenance(
-    checkpoints: Sequence[Checkpoint], problem: Problem, train: ModelObjective, test: ModelObjective
-) -> dict[str, Any]:
-    return {
-        "versions": {name: version(name) for name in ("landscape-toolkit", "torch", "numpy")},
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {train.device}",
-        "problem": problem.name,
-        "weights": train.size,
-        "examples": {"train": train.examples, "test": test.examples},
-        "sha256": {
-            "checkpoints": {c.name: c.digest() for c in checkpoints},
-            "train": train.data_digest(),
-            "test": test.data_digest(),
-        },
-    }
+    return replace(problem, train=kept(problem.train), test=kept(problem.test))

@@ -118,8 +118,9 @@ def train_at_equal_budget(
 ) -> list[Checkpoint]:
     """Train the network once per optimizer, from the same weights on the same order of examples.
 
-    The budget is ``epochs`` passes over the data, counted in mini-batch gradients: SGD takes as many
-    steps, Entropy-SGD a twentieth of them. The learning rate falls to 0 along a cosine for all.
+    The budget is ``epochs`` passes over the data, counted in mini-batch gradients and rounded up to whole steps of
+    all the optimizers: SGD takes as many steps, Entropy-SGD a twentieth of them. The learning rate falls to 0 along
+    a cosine for all.
 
     Beside each checkpoint a folder of its name keeps the run's log, and what it takes to go on where it
     was killed.
@@ -145,12 +146,19 @@ def train_at_equal_budget(
     for name in optimizers:
         if name not in OPTIMIZERS:
             raise ValueError(f"optimizer={name!r}: give one of {', '.join(OPTIMIZERS)}")
-    if not isinstance(problem.train, tuple):
+    if not isinstance(problem.train, tuple) or problem.loss is None:
         raise ValueError(
-            f"problem {problem.name!r} has training data of type {type(problem.train).__name__}: give a pair "
-            "of tensors (inputs, targets), so that all optimizers can see them in the same order"
+            f"problem {problem.name!r} has training data of type {type(problem.train).__name__} and the loss "
+            f"{problem.loss}: training takes a pair of tensors (inputs, targets), so that all optimizers see them in "
+            "the same order, and a loss(outputs, targets)"
         )
-    gradients = epochs * math.ceil(len(problem.train[1]) / batch_size)
+    costs = [
+        getattr(OPTIMIZERS[name](problem.build(seed), weight_decay, seed), "gradients_per_step", 1)
+        for name in optimizers
+    ]
+    # rounded up to whole steps of every optimizer, so that all spend the same to the gradient
+    whole = math.lcm(*costs)
+    gradients = whole * math.ceil(epochs * math.ceil(len(problem.train[1]) / batch_size) / whole)
     checkpoints = []
     for name in optimizers:
         for each in range(seed, seed + seeds):
@@ -192,7 +200,7 @@ def summary(checkpoints: Sequence[Checkpoint]) -> list[str]:
     for name in dict.fromkeys(c.metadata["recipe"] for c in checkpoints):
         runs = [c.metadata for c in checkpoints if c.metadata["recipe"] == name]
         shown = f"{name:12} {runs[0]['gradients']} gradients, {len(runs)} seed{'s' * (len(runs) > 1)}"
-        for key in ("loss", "accuracy"):
+        for key in runs[0]["test"]:
             values = [run["test"][key] for run in runs]
             spread = f" ± {statistics.stdev(values):.4f}" if len(runs) > 1 else ""
             shown += f", test {key} {statistics.mean(values):.4f}{spread}"

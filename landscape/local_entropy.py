@@ -164,6 +164,8 @@ def _laplace(
 ) -> dict[str, Any]:
     products = 0
     gradient = objective.gradient(theta)
+    if not bool(gradient.isfinite().all()):
+        raise ValueError("the gradient at theta is not finite: Laplace needs one that is")
     square = float(gradient.double().square().sum())
     lowest = density.atoms()[0][0]
     nodes, weights = np.ones(1), np.zeros(1)
@@ -221,9 +223,10 @@ def _monte_carlo(
     finite = np.isfinite(losses)
     # a draw whose loss is not finite has no density: exp(-beta f) = 0
     log_weights = np.where(finite, -beta * np.where(finite, losses, 0.0), -np.inf)
-    value = logsumexp(log_weights, axis=1) - np.log(samples)
+    value = logsumexp(log_weights, axis=1) - np.log(samples)  # -inf where no draw has a finite loss
     # linearised: log mean w ~ value + mean(w / mean w - 1)
-    relative = np.exp(log_weights - value[:, None])
+    relative = np.exp(log_weights - np.where(np.isfinite(value), value, 0.0)[:, None])
+    relative[~np.isfinite(value)] = np.nan
     contributions = value[:, None] + relative - 1
     effective = relative.sum(axis=1) ** 2 / (relative**2).sum(axis=1)
     reliable = effective >= _FEWEST_EFFECTIVE_SAMPLES
@@ -231,7 +234,7 @@ def _monte_carlo(
     if not reliable.all():
         notes.append(
             f"fewer than {_FEWEST_EFFECTIVE_SAMPLES} effective samples at radius >= "
-            f"{radii[~reliable].min():.3g}: the estimate is too low there and its error unknown"
+            f"{radii[~reliable].min():.3g}: the error is not known there, and F~ most likely too low"
         )
     if not finite.all():
         notes.append(f"{(~finite).sum()} draws had a loss that is not finite: zero density")

@@ -7,6 +7,7 @@ layers (Dinh et al. 2017): the same function can have any lambda_max, trace or l
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from landscape.results import Eigenpairs, LocalEntropy, Measures, SpectralDensit
 
 __all__ = ["measure"]
 
-# |lambda| up to this share of the largest lambda_max of all checkpoints counts as near zero
+# |lambda| up to this share of the largest |lambda| of all checkpoints counts as near zero
 _NEAR_ZERO = 1e-3
 
 
@@ -36,63 +37,80 @@ def measure(
     names = list(objectives)
     pairs: list[Eigenpairs] = [results[f"{name}/eigenpairs"] for name in names]
     densities: list[SpectralDensity] = [results[f"{name}/spectral_density"] for name in names]
-    near_zero = _NEAR_ZERO * max(p.values.max() for p in pairs)
-    rows = [*_of_the_weights(objectives)]
+    ends = [abs(d.atoms()[0][[0, -1]]).max() for d in densities]
+    near_zero = _NEAR_ZERO * max(ends)
 
-    def add(name: str, flatter: str, draws: Sequence[Any]) -> None:
-        rows.append((name, flatter, np.array(draws, float).reshape(len(names), -1)))
-
-    add("largest eigenvalue", "lower", [p.values.max() for p in pairs])
-    # a Ritz value is never below the smallest eigenvalue, and most often near it
-    add("most negative Ritz value", "", [d.atoms()[0][0] for d in densities])
-    add("Hessian trace", "lower", [d.size * d.per_probe(lambda t: t) for d in densities])
-    add(
-        f"share of |eigenvalues| below {near_zero:.2g}",
-        "higher",
-        [d.per_probe(lambda t: abs(t) < near_zero) for d in densities],
-    )
-    add(
-        f"share of eigenvalues below {-near_zero:.2g}",
-        "",
-        [d.per_probe(lambda t: t <= -near_zero) for d in densities],
-    )
+    rows = [_exact(*row) for row in _of_the_weights(objectives)]
+    # an eigenvalue is as near to the value as its residual; what has not converged is not known
+    residuals = [p.residuals[p.values.argmax()] if p.converged[p.values.argmax()] else np.nan for p in pairs]
+    rows.append(_Row("largest eigenvalue", "lower", np.array([p.values.max() for p in pairs]), np.array(residuals)))
+    rows.append(_sampled("Hessian trace", "lower", [d.size * d.per_probe(lambda t: t) for d in densities]))
+    # No verdict from what follows: a Ritz value only bounds the smallest eigenvalue from above, and the spread over
+    # probes leaves out where within the bulk a quadrature puts its nodes.
+    lowest = np.array([d.atoms()[0][0] for d in densities])
+    rows.append(_Row("most negative Ritz value", "", lowest, np.full(len(names), np.nan)))
+    shares = {
+        f"share of |eigenvalues| below {near_zero:.2g}": lambda t: abs(t) < near_zero,
+        f"share of eigenvalues below {-near_zero:.2g}": lambda t: t <= -near_zero,
+    }
+    for name, inside in shares.items():
+        rows.append(_sampled(name, "", [d.per_probe(inside) for d in densities]))
     for method in ("laplace", "monte_carlo"):
         entropies: list[LocalEntropy] = [results[f"{name}/{method}"] for name in names]
         at = int(np.flatnonzero(entropies[0].radius == reference_radius)[0])
-        add(
-            f"excess free energy at radius {reference_radius:g} ({entropies[0].method_name})",
-            "lower",
-            [-e.contributions[at] / e.beta - e.loss for e in entropies],
-        )
-    draws = [row[2] for row in rows]
+        name = f"excess free energy at radius {reference_radius:g} ({entropies[0].method_name})"
+        # what is not reliable is no number to compare: NaN, which no verdict is drawn from
+        draws = [np.where(e.reliable[at], -e.contributions[at] / e.beta - e.loss, np.nan) for e in entropies]
+        rows.append(_sampled(name, "lower", draws))
     return Measures(
-        names=[row[0] for row in rows],
-        flatter=[row[1] for row in rows],
+        names=[row.name for row in rows],
+        flatter=[row.flatter for row in rows],
         checkpoints=names,
-        values=np.stack([d.mean(axis=1) for d in draws]),
-        stderr=np.stack([standard_error(d) for d in draws]),
-        differences=np.stack([(d - d[0]).mean(axis=1) for d in draws]),
-        differences_stderr=np.stack([standard_error(d - d[0]) for d in draws]),
+        values=np.stack([row.values for row in rows]),
+        stderr=np.stack([row.errors for row in rows]),
+        differences=np.stack([row.values - row.values[0] for row in rows]),
+        differences_stderr=np.stack([row.paired() for row in rows]),
     )
 
 
-Row = tuple[str, str, np.ndarray]  # name, which way is flatter, (checkpoints, paired draws)
+@dataclass
+class _Row:
+    """One measure of all checkpoints; an error of 0 means exact, NaN means not known."""
+
+    name: str
+    flatter: str
+    values: np.ndarray  # (checkpoints,)
+    errors: np.ndarray  # (checkpoints,)
+    draws: np.ndarray | None = None  # (checkpoints, draws) where the value is their mean
+
+    def paired(self) -> np.ndarray:
+        """The error of each difference from the first: over paired draws, else of both together."""
+        if self.draws is not None:
+            return standard_error(self.draws - self.draws[0])
+        errors = np.hypot(self.errors, self.errors[0])
+        errors[0] = 0.0  # from itself it differs by nothing
+        return errors
+
+
+def _exact(name: str, values: list[float]) -> _Row:
+    return _Row(name, "", np.array(values), np.zeros(len(values)))
+
+
+def _sampled(name: str, flatter: str, draws: Sequence[np.ndarray]) -> _Row:
+    stacked = np.stack(draws)
+    return _Row(name, flatter, stacked.mean(axis=1), standard_error(stacked), stacked)
 
 
 def _of_the_weights(
     objectives: Mapping[str, tuple[ModelObjective, ModelObjective]],
-) -> Iterator[Row]:
+) -> Iterator[tuple[str, list[float]]]:
     """What takes no sampling: losses, norms, distances."""
     trains = [f for f, _ in objectives.values()]
     for split, fs in (("train", trains), ("test", [f for _, f in objectives.values()])):
         metrics = [f.metrics(f.theta) for f in fs]
         for key in metrics[0]:
-            yield f"{split} {key}", "", np.array([[m[key]] for m in metrics])
-    gradients = [f.gradient(f.theta) for f in trains]
+            yield f"{split} {key}", [m[key] for m in metrics]
     moved = [f.theta - trains[0].theta for f in trains]
-    for name, vectors in (
-        ("gradient norm", gradients),
-        ("weight norm", [f.theta for f in trains]),
-        ("distance from the first", moved),
-    ):
-        yield name, "", np.array([[float(v.norm())] for v in vectors])
+    yield "gradient norm", [float(f.gradient(f.theta).norm()) for f in trains]
+    yield "weight norm", [float(f.theta.norm()) for f in trains]
+    yield "distance from the first", [float(d.norm()) for d in moved]

@@ -70,6 +70,12 @@ class Dense:
     def __init__(self, matrix: Tensor) -> None:
         if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"matrix has shape {tuple(matrix.shape)}: give a square one")
+        if not matrix.is_floating_point():
+            raise ValueError(f"matrix has dtype {matrix.dtype}: give a floating one, as matrix.double() does")
+        # H and its transpose, each summed in another order, differ by rounding; a thousandfold of that is no rounding
+        rounding = 1e3 * torch.finfo(matrix.dtype).eps * matrix.abs().max()
+        if bool((matrix - matrix.T).abs().max() > rounding):
+            raise ValueError("matrix is not symmetric: give a symmetric one, such as (matrix + matrix.T) / 2")
         self.matrix = matrix
         self.size, self.dtype, self.device = len(matrix), matrix.dtype, matrix.device
 

@@ -85,7 +85,7 @@ class ParameterSpace:
         al. 2018). Tensors of fewer than two dimensions have none, and come as one column (entries, 1).
         """
         for name, view in self.views(vector).items():
-            yield name, view.reshape(view.shape[0], -1) if view.dim() > 0 else view.reshape(1, 1)
+            yield name, view.flatten(1) if view.dim() > 1 else view.reshape(-1, 1)
 
 
 def check_vector(name: str, vector: Tensor, size: int) -> None:

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 
@@ -143,9 +143,8 @@ def line_between(
         ax.axvline(position, color=color, lw=1.5, alpha=0.8, label=name)
     ax.set(
         xlabel=rf"position on the line (1 unit = {train.direction_norm:.3g} in weight norm)",
-        ylabel="loss (log)",
-        yscale="log",
     )
+    _set_loss_axis(ax, "loss", [train.loss, test.loss])
     ax.legend(frameon=False)
     return ax
 
@@ -169,12 +168,13 @@ def lines(
     for (label, line), color in zip(slices.items(), palette(slices), strict=True):
         ax.plot(line.coordinates, line.loss, color=color, label=label)
         if parabolas is not None:
-            at = np.argmin(abs(line.coordinates))
-            parabola = line.loss[at] + parabolas[label] / 2 * line.coordinates**2
+            bottom = np.interp(0.0, line.coordinates, line.loss)
+            parabola = bottom + parabolas[label] / 2 * line.coordinates**2
             ax.plot(line.coordinates, parabola, color=color, ls=":", lw=1)
     if parabolas is not None:
         ax.plot([], [], color="0.4", ls=":", lw=1, label=r"$f + \lambda a^2/2$")
-    ax.set(xlabel=xlabel, ylabel="train loss (log)", yscale="log")
+    ax.set(xlabel=xlabel)
+    _set_loss_axis(ax, "train loss", [line.loss for line in slices.values()])
     ax.legend(frameon=False)
     return ax
 
@@ -185,7 +185,7 @@ def loss_surface(
     limits: tuple[float, float] | None = None,
     ax: Axes | None = None,
 ) -> tuple[Axes, QuadContourSet]:
-    """Contours of the loss over a plane, on a log colour scale.
+    """Contours of the loss over a plane, on a log colour scale where all losses are positive.
 
     Args:
         plane: the result.
@@ -198,10 +198,10 @@ def loss_surface(
     ax = ax or _new_axes()
     low, high = limits or _limits([plane])
     finite = np.ma.masked_invalid(plane.loss.T)
-    levels = np.geomspace(low, high, 25)
-    filled = ax.contourf(
-        plane.a, plane.b, finite, levels=levels, norm=LogNorm(low, high), cmap="viridis", extend="both"
-    )
+    logarithmic = low > 0
+    levels = np.geomspace(low, high, 25) if logarithmic else np.linspace(low, high, 25)
+    norm = LogNorm(low, high) if logarithmic else Normalize(low, high)
+    filled = ax.contourf(plane.a, plane.b, finite, levels=levels, norm=norm, cmap="viridis", extend="both")
     ax.contour(plane.a, plane.b, finite, levels=levels[::3], colors="white", linewidths=0.5, alpha=0.7)
     ax.plot(0, 0, "+", color="white", ms=9, mew=1.5)
     ax.grid(False)
@@ -221,9 +221,11 @@ def loss_surfaces(planes: Mapping[str, Plane], *, figure: Figure | None = None) 
     for ax, (label, plane) in zip(axes, planes.items(), strict=True):
         _, filled = loss_surface(plane, limits=limits, ax=ax)
         ax.set_title(label)
-    bar = figure.colorbar(filled, ax=list(axes), label="train loss (log)")
-    ticks = [t for t in 10.0 ** np.arange(-6, 7) for t in (t, 2 * t, 5 * t) if limits[0] <= t <= limits[1]]
-    bar.set_ticks(ticks, labels=[f"{t:g}" for t in ticks])
+    logarithmic = limits[0] > 0
+    bar = figure.colorbar(filled, ax=list(axes), label=_loss_label("train loss", logarithmic))
+    if logarithmic:
+        ticks = [t for t in 10.0 ** np.arange(-6, 7) for t in (t, 2 * t, 5 * t) if limits[0] <= t <= limits[1]]
+        bar.set_ticks(ticks, labels=[f"{t:g}" for t in ticks])
     return figure
 
 
@@ -303,11 +305,24 @@ def _with_errors(ax: Axes, sweep: LocalEntropy, color: Any, line: str, marker: s
 
 
 def _limits(planes: Sequence[Plane]) -> tuple[float, float]:
+    """The range of all finite losses, widened to an interval where they are all the same."""
     losses = np.concatenate([p.loss.ravel() for p in planes])
-    positive = losses[np.isfinite(losses) & (losses > 0)]
-    if len(positive) == 0:
-        raise ValueError("no loss is finite and positive: there is nothing to draw on a log scale")
-    return float(positive.min()), float(positive.max())
+    finite = losses[np.isfinite(losses)]
+    if len(finite) == 0:
+        raise ValueError("no loss is finite: there is nothing to draw")
+    low, high = float(finite.min()), float(finite.max())
+    return (low, high) if high > low else (low - 0.1 * abs(low) - 1e-12, high + 0.1 * abs(high) + 1e-12)
+
+
+def _set_loss_axis(ax: Axes, name: str, losses: Sequence[np.ndarray]) -> None:
+    """A log axis where every finite loss is positive; likelihoods of continuous data need not be."""
+    finite = np.concatenate([loss[np.isfinite(loss)] for loss in losses])
+    logarithmic = bool((finite > 0).all())
+    ax.set(yscale="log" if logarithmic else "linear", ylabel=_loss_label(name, logarithmic))
+
+
+def _loss_label(name: str, logarithmic: bool) -> str:
+    return f"{name} (log)" if logarithmic else name
 
 
 def palette(labels: Sequence[str] | Mapping[str, Any]) -> list[Any]:

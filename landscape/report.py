@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from landscape import plots
 from landscape.results import Comparison, Measures
 
-__all__ = ["figures", "write_report"]
+__all__ = ["figures", "verdicts", "write_report"]
 
 # a difference of fewer standard errors is called none
 _SIGNIFICANT = 2.0
@@ -39,12 +39,13 @@ def write_report(comparison: Comparison, folder: str | Path) -> Path:
     """
     folder = Path(folder)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
+    numbers = json.dumps(_plain(comparison), indent=1, allow_nan=False)
+    (folder / "results.json").write_text(numbers, encoding="utf-8")
     images = {}
     for name, figure in figures(comparison).items():
         png = _png(figure)
         (folder / "figures" / f"{name}.png").write_bytes(png)
         images[name] = base64.b64encode(png).decode()
-    (folder / "results.json").write_text(json.dumps(_plain(comparison), indent=1, allow_nan=False), encoding="utf-8")
     page = folder / "report.html"
     page.write_text(_page(comparison, images), encoding="utf-8")
     return page
@@ -116,11 +117,11 @@ def verdicts(measures: Measures) -> list[Verdict]:
             numbers = f"{first} {_number(values[0])}, {other} {_number(values[1])}"
             flatter = other if (difference < 0) == (direction == "lower") else first
             if not math.isfinite(error):
-                found.append(Verdict(name, flatter if difference else "", numbers))
+                found.append(Verdict(name, "", f"{numbers}; their errors are not known"))
                 continue
             sure = abs(difference) > _SIGNIFICANT * error
-            ratio = f"{abs(difference) / error:.1f} standard errors apart"
-            found.append(Verdict(name, flatter if sure else "", f"{numbers}; {ratio}"))
+            apart = f"{abs(difference) / error:.2g} standard errors apart" if error > 0 else "exact"
+            found.append(Verdict(name, flatter if sure else "", f"{numbers}; {apart}"))
     return found
 
 
@@ -164,9 +165,11 @@ def _training_settings(metadata: Mapping[str, Any]) -> str:
 
 
 def _with_error(value: float, error: float) -> str:
-    """The value to the digits that its standard error leaves; alone where there is none."""
-    if not (math.isfinite(value) and math.isfinite(error)) or error == 0:
+    """The value to the digits that its standard error leaves; alone where it is exact."""
+    if error == 0 or not math.isfinite(value):
         return _number(value)
+    if not math.isfinite(error):
+        return f"{_number(value)} ± ?"
     exponent = math.floor(math.log10(max(abs(value), error)))
     scale, suffix = (10.0**exponent, f"e{exponent}") if exponent < -3 or exponent > 4 else (1.0, "")
     decimals = max(0, 1 - math.floor(math.log10(error / scale)))

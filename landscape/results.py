@@ -161,7 +161,9 @@ class LocalEntropy:
     # what each draw (Laplace: probe) adds, linearised: their mean is `value`, their spread its error;
     # results drawn with the same seed pair up draw by draw
     contributions: Annotated[np.ndarray, "radius", "draw"]
-    reliable: Annotated[np.ndarray, "radius"]  # bool: whether value and stderr may be believed
+    # bool. Monte Carlo: whether enough draws carry it for its error to be known. Laplace: whether H + gamma I is
+    # positive, so that it exists; how far f is from its parabola it cannot know.
+    reliable: Annotated[np.ndarray, "radius"]
     effective_samples: Annotated[np.ndarray, "radius"]  # of the weights exp(-beta f); NaN for Laplace
     mean_loss: Annotated[np.ndarray, "radius"]  # E f(x') over the ball; NaN for Laplace
     mean_loss_stderr: Annotated[np.ndarray, "radius"]
@@ -230,7 +232,8 @@ class Measures:
     """One number per measure and checkpoint, and its difference from the first checkpoint's.
 
     Differences are paired: the probes, draws and examples were the same for all checkpoints, so the
-    standard error is that of the differences themselves. NaN where there is no such error.
+    standard error is that of the differences themselves. An error of 0 means exact for these examples, NaN that
+    it is not known; a value of NaN could not be told.
     """
 
     names: list[str]  # of the measures, with their units
@@ -303,4 +306,5 @@ def standard_error(draws: np.ndarray) -> np.ndarray:
     count = draws.shape[-1]
     if count < 2:
         return np.full(draws.shape[:-1], np.nan)
-    return draws.std(axis=-1, ddof=1) / np.sqrt(count)
+    with np.errstate(invalid="ignore"):  # draws that are not finite have no finite error
+        return draws.std(axis=-1, ddof=1) / np.sqrt(count)

@@ -12,6 +12,7 @@ weights. Nodes and weights are the result; histograms and smoothed curves are vi
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -37,8 +38,9 @@ def eigenpairs(
     *,
     which: str = "magnitude",
     tol: float = 1e-3,
-    max_products: int = 300,
+    max_products: int | None = None,
     generator: torch.Generator | None = None,
+    progress: Progress = silent,
 ) -> Eigenpairs:
     """k extreme eigenpairs of a symmetric operator, each with its true residual.
 
@@ -54,8 +56,9 @@ def eigenpairs(
             smallest, ascending).
         tol: residual asked for, relative to |lambda_max|.
         max_products: products at most, the k for the residuals apart. Pairs that are not
-            done by then come with ``converged`` False.
+            done by then come with ``converged`` False. Default: 300, or 3 k where that is more.
         generator: of the starting vector. Default: seeded by the operating system.
+        progress: called as ``progress(iterable, description)``; ``tqdm.tqdm`` fits. It most often ends early.
 
     Returns:
         Eigenpairs; each vector's entry of largest magnitude is positive.
@@ -75,6 +78,8 @@ def eigenpairs(
         raise ValueError(f"k={k}: give a number of pairs from 1 to the operator's {operator.size}")
     if tol <= 0:
         raise ValueError(f"tol={tol}: give a positive relative residual, such as 1e-3")
+    if max_products is None:
+        max_products = max(300, 3 * k)
     if max_products < k:
         raise ValueError(f"max_products={max_products}: give at least k={k}")
     if which not in _ORDERS:
@@ -84,7 +89,7 @@ def eigenpairs(
 
     run = Lanczos(operator, unit(operator.size, generator, operator.dtype, operator.device))
     at_last_breakdown = None
-    while True:
+    for _ in progress(itertools.count(), "eigenpairs"):
         run.extend(min(_CHECK_EVERY, max_products - run.steps))
         ritz, s = run.ritz()
         wanted = order(ritz, k)

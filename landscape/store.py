@@ -10,7 +10,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -19,7 +20,7 @@ import zarr
 
 from landscape.results import from_dataset, to_dataset
 
-__all__ = ["Store", "prepare_folder"]
+__all__ = ["Store", "output_folder"]
 
 R = TypeVar("R")
 
@@ -89,8 +90,9 @@ class Store:
         zarr.consolidate_metadata(self.path, zarr_format=_FORMAT)
 
 
-def prepare_folder(path: str | Path, *, overwrite: bool = False, resume: bool = False) -> Path:
-    """Make an output folder, or take an existing one as told.
+@contextmanager
+def output_folder(path: str | Path, *, overwrite: bool = False, resume: bool = False) -> Iterator[Path]:
+    """Make an output folder, or take an existing one as told; where nothing came of it, take it away again.
 
     Args:
         path: the folder.
@@ -103,15 +105,21 @@ def prepare_folder(path: str | Path, *, overwrite: bool = False, resume: bool = 
     path = Path(path)
     if overwrite and resume:
         raise ValueError("overwrite and resume were both given: give one of them")
-    ours = (path / _MARK).is_file() or not path.exists() or not any(path.iterdir())
-    if path.exists() and any(path.iterdir()) and not (overwrite or resume):
+    fresh = not path.exists() or not any(path.iterdir())
+    if not fresh and not (overwrite or resume):
         raise FileExistsError(
             f"out={str(path)!r} exists: give --resume to go on with it, --overwrite to begin anew, or another folder"
         )
-    if not ours:
+    if not fresh and not (path / _MARK).is_file():
         raise FileExistsError(f"out={str(path)!r} holds files that no run of ours made: give another folder")
     if overwrite and path.exists():
         shutil.rmtree(path)
     path.mkdir(parents=True, exist_ok=True)
     (path / _MARK).touch()
-    return path
+    try:
+        yield path
+    except BaseException:
+        # a command that fails at once must not stand in the way of the corrected one
+        if not any(file.is_file() and file.name != _MARK for file in path.rglob("*")):
+            shutil.rmtree(path)
+        raise

@@ -19,6 +19,8 @@ __all__ = ["hold_running_statistics", "refresh_batch_norm"]
 def refresh_batch_norm(model: nn.Module, loader: Iterable[Any]) -> None:
     """Gather BatchNorm's running statistics anew at the present weights, with dropout off.
 
+    Batches weigh by their number of examples, where ``update_bn`` alone weighs all alike.
+
     Args:
         model: its mode is put back as it was.
         loader: batches, either inputs or tuples that begin with them; they are moved to the model's device.
@@ -36,6 +38,7 @@ class _OnlyNormsTrain(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.seen = 0
 
     def train(self, mode: bool = True) -> _OnlyNormsTrain:
         self.model.eval()
@@ -44,6 +47,9 @@ class _OnlyNormsTrain(nn.Module):
         return self
 
     def forward(self, inputs: Any) -> Any:
+        self.seen += len(inputs)
+        for norm in _norms(self.model):  # running <- running + momentum (batch's - running)
+            norm.momentum = len(inputs) / self.seen
         return self.model(inputs)
 
 

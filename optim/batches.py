@@ -74,8 +74,10 @@ class Batches:
 
 
 def in_order(data: Data, size: int = 1024) -> Iterable[tuple[Tensor, Tensor]]:
-    """The data once, as it comes."""
+    """The data once, as it comes; a pair of tensors in nearly equal parts of at most ``size`` examples."""
     if isinstance(data, tuple):
         inputs, targets = data
-        return zip(inputs.split(size), targets.split(size), strict=True)
+        # a last batch of one would have no variance for BatchNorm
+        parts = max(1, -(-len(targets) // size))
+        return zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True)
     return data

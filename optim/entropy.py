@@ -228,6 +228,19 @@ class EntropyOptimizer(torch.optim.Optimizer):
         self.outer.param_groups = self.param_groups
         self.outer.state = self.state
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What ``copy.deepcopy`` needs beyond the groups and state that ``torch.optim`` thinks of."""
+        return {**self.__dict__, "generator": self.generator.get_state()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Groups and state alone when ``load_state_dict`` calls it, everything in a copy."""
+        if isinstance(state.get("generator"), torch.Tensor):
+            generator = torch.Generator()
+            generator.set_state(state["generator"])
+            state = {**state, "generator": generator}
+        super().__setstate__(state)
+        self._share_with_outer()
+
     def state_dict(self) -> dict[str, Any]:
         """The outer optimizer's state and groups, the state of the noise generator and the gradients spent."""
         return {

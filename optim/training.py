@@ -2,11 +2,13 @@
 
 A step of SGD spends one mini-batch gradient, a step of Entropy-SGD L of them. Optimizers are
 compared fairly when they spend the same number of gradients, so that is the unit of the budget and of
-the learning-rate schedule. The loop counts the closure's calls; it trusts no optimizer's word.
+the learning-rate schedule. The loop counts the closure's calls; what an optimizer says that a step costs
+only decides how many steps fit.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -34,12 +36,12 @@ class TrainingRecord:
     optimizer: str
     settings: dict[str, Any]  # the optimizer's defaults
     seed: int  # of the generator that shuffled the examples
-    batch_size: int
+    batch_size: int | None  # None where the data came in batches
     gradients: int  # mini-batch gradients spent
     steps: int  # optimizer steps taken
     seconds: float
-    train: dict[str, float]  # loss, accuracy
-    test: dict[str, float]  # loss, accuracy
+    train: dict[str, float]  # loss, and accuracy for classifiers
+    test: dict[str, float]  # likewise
 
     def metadata(self) -> dict[str, Any]:
         """The record as JSON-able values, for a checkpoint's header."""
@@ -111,6 +113,8 @@ def train(
         raise ValueError(
             f"gradients={gradients}: one step of {name} spends {per_step}, so give a budget of at least that"
         )
+    if isinstance(test_data, tuple) and len(test_data[1]) == 0:
+        raise ValueError("test_data is empty: give at least one example")
     seed = generator.initial_seed()
     settings = {k: v for k, v in optimizer.defaults.items() if isinstance(v, int | float | bool | str)}
     loop = _Loop(model, optimizer, loss, Batches(train_data, batch_size, generator))
@@ -122,6 +126,8 @@ def train(
             "gradients": gradients,
             "batch_size": batch_size,
             "seed": seed,
+            "network": str([(key, tuple(value.shape)) for key, value in model.state_dict().items()]),
+            "train_data": _digest(train_data),
         }
         folder = Run(run, signature)
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -133,45 +139,52 @@ def train(
             loop.load_state_dict(state)
         elif folder and trajectory_every:
             folder.snapshot(model, 0)
-        bar = progress(range(loop.steps, gradients // per_step), name)
-        for _ in bar:
-            if loop.spent + loop.last_cost > gradients:
-                break
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * schedule(loop.spent / gradients)
-            before = loop.spent
-            line = loop.step(hold_batch_norm)
+        try:
+            bar = progress(range(loop.steps, gradients // per_step), name)
+            for _ in bar:
+                if loop.spent + loop.last_cost > gradients:
+                    break
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * schedule(loop.spent / gradients)
+                before = loop.spent
+                line = loop.step(hold_batch_norm)
 
-            def due(every: int | None, before: int = before) -> bool:
-                return every is not None and loop.spent // every > before // every
+                def due(every: int | None, before: int = before) -> bool:
+                    return every is not None and loop.spent // every > before // every
 
-            if hasattr(bar, "set_postfix"):
-                bar.set_postfix(loop.shown(line), refresh=False)
-            if folder is None:
-                continue
-            if due(evaluate_every):
-                for split, data in (("train", train_data), ("test", test_data)):
-                    found = evaluate(model, loss, data, calibration=train_data)
-                    line |= {f"{split}_{key}": value for key, value in found.items()}
-            if due(trajectory_every):
-                folder.snapshot(model, loop.spent)
-            folder.log(line)
-            if due(save_every):
+                if hasattr(bar, "set_postfix"):
+                    bar.set_postfix(loop.shown(line), refresh=False)
+                if folder is None:
+                    continue
+                if due(evaluate_every):
+                    for split, data in (("train", train_data), ("test", test_data)):
+                        found = evaluate(model, loss, data, calibration=train_data)
+                        line |= {f"{split}_{key}": value for key, value in found.items()}
+                if due(trajectory_every):
+                    folder.snapshot(model, loop.spent)
+                folder.log(line)
+                if due(save_every):
+                    folder.save(loop.state_dict())
+            if folder:
                 folder.save(loop.state_dict())
-        if folder:
-            folder.save(loop.state_dict())
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
+        finally:
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+    reached = {
+        split: evaluate(model, loss, data, calibration=train_data)
+        for split, data in (("train", train_data), ("test", test_data))
+    }
+    if not math.isfinite(reached["train"]["loss"]):
+        raise FloatingPointError(f"the training loss is {reached['train']['loss']} at the end: lower the learning rate")
     return TrainingRecord(
         optimizer=name,
         settings=settings,
         seed=seed,
-        batch_size=batch_size,
+        batch_size=batch_size if isinstance(train_data, tuple) else None,
         gradients=loop.spent,
         steps=loop.steps,
         seconds=loop.seconds,
-        train=evaluate(model, loss, train_data, calibration=train_data),
-        test=evaluate(model, loss, test_data, calibration=train_data),
+        **reached,
     )
 
 
@@ -228,8 +241,8 @@ class _Loop:
     def shown(self, line: dict[str, Any]) -> dict[str, str]:
         """For a progress bar."""
         shown = {"loss": f"{line['loss']:.3f}"}
-        if self._outputs is not None:
-            shown["accuracy"] = f"{float(_right(*self._outputs).double().mean()):.2f}"
+        if self._outputs is not None and not math.isnan(accuracy := _accuracy(*self._outputs)):
+            shown["accuracy"] = f"{accuracy:.2f}"
         if "gamma" in (group := self.optimizer.param_groups[0]):
             shown["gamma"] = f"{group['gamma']:.1e}"
         return shown
@@ -260,7 +273,7 @@ class _Loop:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, loss: Criterion, data: Data, *, calibration: Data | None = None) -> dict[str, float]:
-    """Mean loss and accuracy over all of ``data``, in evaluation mode; the mode is then put back.
+    """Mean loss, and accuracy for classifiers, over all of ``data`` in evaluation mode; the mode is put back.
 
     Args:
         model: the network.
@@ -274,15 +287,29 @@ def evaluate(model: nn.Module, loss: Criterion, data: Data, *, calibration: Data
     device = next(model.parameters()).device
     mode = model.training
     model.eval()
-    total, right, examples = 0.0, 0, 0
+    total, accuracy, examples = 0.0, 0.0, 0
     for inputs, targets in in_order(data):
         outputs, targets = model(inputs.to(device)), targets.to(device)
         total += float(loss(outputs, targets)) * len(targets)
-        right += int(_right(outputs, targets).sum())
+        accuracy += _accuracy(outputs, targets) * len(targets)
         examples += len(targets)
     model.train(mode)
-    return {"loss": total / examples, "accuracy": right / examples}
+    if examples == 0:
+        raise ValueError("data is empty: give at least one example")
+    found = {"loss": total / examples, "accuracy": accuracy / examples}
+    return {key: value for key, value in found.items() if key == "loss" or not math.isnan(value)}
 
 
-def _right(outputs: Tensor, targets: Tensor) -> Tensor:
-    return outputs.argmax(1) == targets
+def _accuracy(outputs: Tensor, targets: Tensor) -> float:
+    """The share of right answers, NaN where targets are no class indices."""
+    if targets.is_floating_point() or outputs.dim() != targets.dim() + 1 or outputs.shape[1] < 2:
+        return math.nan
+    return float((outputs.argmax(1) == targets).double().mean())
+
+
+def _digest(data: Data) -> str:
+    """SHA-256 of a pair of tensors; an iterable has none, and its runs cannot be gone on with anyway."""
+    sha = hashlib.sha256()
+    for tensor in data if isinstance(data, tuple) else ():
+        sha.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()

@@ -26,8 +26,9 @@ def _imports(path: Path) -> set[str]:
     """The units of ours that a file imports, without itself."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            modules = [node.module]
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports escape this table, so write the whole name"
+            modules = [node.module or ""]
             if node.module == "landscape":
                 modules = [f"landscape.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
@@ -74,7 +75,7 @@ def test_the_table_lists_no_more_than_there_is():
 def test_files_are_read_in_one_sitting():
     for path in FILES:
         lines = len(path.read_text().splitlines())
-        assert lines <= 320, f"{path} has {lines} lines"
+        assert lines <= 340, f"{path} has {lines} lines"
 
 
 def test_nothing_prints_but_the_command_line():

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from landscape import Checkpoint, load_checkpoint
+from landscape.checkpoints import load_checkpoints
 from optim.checkpoint import save_checkpoint
 from tests.problems import tiny_mlp
 
@@ -56,6 +57,21 @@ def test_foreign_safetensors_headers_are_kept_as_text(tmp_path):
     assert load_checkpoint(tmp_path / "w.safetensors").metadata == {"format": "pt"}
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_the_prefixes_of_wrapped_networks_are_taken_off(tmp_path, prefix):
+    model, _ = tiny_mlp()
+    torch.save({prefix + k: v for k, v in model.state_dict().items()}, tmp_path / "net.pt")
+    load_checkpoint(tmp_path / "net.pt").load_into(model)
+
+
+def test_names_paths_and_equal_signs(tmp_path):
+    model, _ = tiny_mlp()
+    a = save_checkpoint(tmp_path / "lr=0.1" / "net.safetensors", model, {})
+    b = save_checkpoint(tmp_path / "b" / "net.safetensors", model, {})
+    assert [c.name for c in load_checkpoints([str(a), str(b)])] == ["lr=0.1-net", "b-net"]
+    assert [c.name for c in load_checkpoints([f"first={a}", str(b)])] == ["first", "net"]
+
+
 def test_the_digest_tells_checkpoints_apart():
     model, _ = tiny_mlp()
     a = Checkpoint.of(model, "a")
@@ -93,6 +109,10 @@ def test_files_that_cannot_be_trusted_or_read(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "no_weights.pt")
     with pytest.raises(ValueError, match="no state_dict"):
         load_checkpoint(tmp_path / "no_weights.pt")
+    for garbage in (b"epoch 3\n", b"\x80\x02}", b""):
+        (tmp_path / "garbage.pt").write_bytes(garbage)
+        with pytest.raises(ValueError, match=r"could run code|not a whole"):
+            load_checkpoint(tmp_path / "garbage.pt")
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00")
     with pytest.raises(ValueError, match="not a whole safetensors file"):
         load_checkpoint(tmp_path / "cut.safetensors")

@@ -8,6 +8,7 @@ import xarray
 from torch import nn
 
 from landscape import Checkpoint, CompareSettings, ModelObjective, Problem, compare
+from landscape.report import verdicts
 from tests.problems import dense_hessian, seeded, tiny_mlp
 
 QUICK = CompareSettings(
@@ -32,6 +33,12 @@ def _checkpoint(name: str, scale: float = 1.0) -> Checkpoint:
         for p in model.parameters():
             p.mul_(scale)
     return Checkpoint.of(model, name)
+
+
+def _half_frozen() -> nn.Module:
+    model, _ = tiny_mlp()
+    model[0].weight.requires_grad_(False)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +93,60 @@ def test_differences_are_paired():
     assert sampled.sum() >= 3  # the trace and two free energies at least
     assert (measures.differences_stderr[sampled, 1] < 1e-3 * measures.stderr[sampled, 1]).all()
     assert measures.differences[:, 0].tolist() == [0] * len(measures.names)
+
+
+def test_what_is_not_reliable_has_no_value_and_no_verdict():
+    """At a radius of 3 per weight a handful of draws says nothing, and one draw has no error."""
+    for changes in ({"radii": (3.0,)}, {"probes": 1, "samples": 1}):
+        settings = dataclasses.replace(QUICK, **changes)
+        found = compare([_checkpoint("A"), _checkpoint("B", 2.0)], _problem(), settings=settings)
+        row = next(i for i, name in enumerate(found.measures.names) if "Monte Carlo" in name)
+        assert not np.isfinite(found.measures.differences_stderr[row, 1])
+        assert all(v.flattest == "" for v in verdicts(found.measures) if "Monte Carlo" in v.measure)
+    unknown = [v for v in verdicts(found.measures) if "trace" in v.measure]
+    assert [v.flattest for v in unknown] == [""]
+
+
+def test_the_error_of_an_eigenvalue_is_its_residual(comparison):
+    row = _row(comparison, "largest eigenvalue")
+    residuals = [p.residuals[0] for p in comparison.of("eigenpairs").values()]
+    np.testing.assert_allclose(comparison.measures.stderr[row], residuals)
+    assert comparison.measures.differences_stderr[row, 1] == pytest.approx(np.hypot(*residuals))
+
+
+def test_problems_with_functions_as_losses_and_with_loaders_and_dictionaries():
+    _, (x, y) = tiny_mlp()
+    whole = compare([_checkpoint("A")], _problem(), settings=QUICK)
+    row = _row(whole, "train loss")
+
+    def named(model, batch):
+        return model(batch["x"])
+
+    def on_dictionary(outputs, batch):
+        return nn.functional.cross_entropy(outputs, batch["y"])
+
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=7, shuffle=True)
+    once = ({"x": a, "y": b} for a, b in zip(x.split(9), y.split(9), strict=True))
+    plain = lambda outputs, targets: nn.functional.cross_entropy(outputs, targets)  # noqa: E731
+    state = torch.get_rng_state()
+    for problem in (
+        Problem("function", lambda: tiny_mlp()[0], plain, (x, y), (x, y)),
+        Problem("loader", lambda: tiny_mlp()[0], nn.CrossEntropyLoss(), loader, loader),
+        Problem("generator", lambda: tiny_mlp()[0], on_dictionary, once, [{"x": x, "y": y}], forward=named),
+    ):
+        found = compare([_checkpoint("A"), _checkpoint("B", 2.0)], problem, settings=QUICK)
+        assert found.measures.values[row, 0] == pytest.approx(whole.measures.values[row, 0], rel=1e-9), problem.name
+        assert found.provenance["examples"]["train"] == 50
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_the_digest_of_data_does_not_depend_on_order_or_batches():
+    model, (x, y) = tiny_mlp()
+    order = torch.randperm(50, generator=seeded(1))
+    whole = ModelObjective(model, nn.CrossEntropyLoss(), (x, y))
+    parts = ModelObjective(model, nn.CrossEntropyLoss(), [(x[i], y[i]) for i in order.split(7)])
+    other = ModelObjective(model, nn.CrossEntropyLoss(), (x + 1e-9, y))
+    assert whole.data_digest() == parts.data_digest() != other.data_digest()
 
 
 def test_the_line_between_ends_at_the_checkpoints(comparison):
@@ -151,8 +212,16 @@ def test_a_store_spares_what_it_holds_and_opens_with_xarray(tmp_path, monkeypatc
 def test_a_store_of_other_checkpoints_is_refused(tmp_path):
     store = tmp_path / "run.zarr"
     compare([_checkpoint("A")], _problem(), settings=QUICK, store=store)
-    with pytest.raises(ValueError, match=r"other settings \(sha256\)"):
+    with pytest.raises(ValueError, match=r"other settings \(losses, sha256\)"):
         compare([_checkpoint("A", 3.0)], _problem(), settings=QUICK, store=store)
+
+
+def test_a_store_of_another_loss_is_refused(tmp_path):
+    store = tmp_path / "run.zarr"
+    compare([_checkpoint("A")], _problem(), settings=QUICK, store=store)
+    smoothed = dataclasses.replace(_problem(), loss=nn.CrossEntropyLoss(label_smoothing=0.1))
+    with pytest.raises(ValueError, match=r"other settings \(losses\)"):
+        compare([_checkpoint("A")], smoothed, settings=QUICK, store=store)
 
 
 def test_progress_names_checkpoint_and_analysis():
@@ -191,6 +260,13 @@ def test_bad_input_is_named():
         compare([a, a], _problem())
     with pytest.raises(ValueError, match="'A' and 'twin' hold the same weights"):
         compare([a, _checkpoint("twin")], _problem())
+    with pytest.raises(ValueError, match="not 'measures'"):
+        compare([_checkpoint("measures")], _problem())
+    with pytest.raises(ValueError, match="plane_points=1"):
+        CompareSettings(plane_points=1)
+    frozen = Problem("frozen", _half_frozen, nn.CrossEntropyLoss(), *[tiny_mlp()[1]] * 2)
+    with pytest.raises(ValueError, match=r"'A' and 'B' differ in '0\.weight', which is not trainable"):
+        compare([_checkpoint("A"), _checkpoint("B", 2.0)], frozen)
     with pytest.raises(ValueError, match="no '/'"):
         compare([_checkpoint("a/b")], _problem())
     with pytest.raises(ValueError, match=r"'nan' has a training loss of nan"):

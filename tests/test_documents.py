@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -34,6 +36,17 @@ def test_the_problem_function_is_a_problem(tmp_path):
     assert f.value(f.theta) > 0
 
 
+@pytest.mark.slow
+def test_the_commands_for_a_problem_of_ones_own_run_as_printed(tmp_path):
+    (tmp_path / "my_problem.py").write_text(BLOCKS[1])
+    commands = re.findall(r"^    (landscape .*my_problem.*)$", README, re.M)
+    assert [command.split()[1] for command in commands] == ["train", "compare"]
+    for command in commands:
+        arguments = command.split()[1:]
+        subprocess.run([Path(sys.executable).parent / "landscape", *arguments], cwd=tmp_path, check=True)
+    assert (tmp_path / "runs" / "spirals-report" / "report.html").is_file()
+
+
 def test_the_pictures_of_the_readme_are_there_and_made_by_a_target():
     pictures = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", README)
     assert len(pictures) >= 2
@@ -45,9 +58,9 @@ def test_the_pictures_of_the_readme_are_there_and_made_by_a_target():
 
 
 def test_links_lead_somewhere():
-    for document in ("README.md", "CONTRIBUTING.md"):
+    for document in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md"):
         for link in re.findall(r"\]\(([^)]*)\)", (ROOT / document).read_text()):
-            assert link.startswith("https://") or (ROOT / link).exists(), link
+            assert link.startswith("https://") or (ROOT / document).parent.joinpath(link).exists(), link
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

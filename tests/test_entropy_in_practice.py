@@ -176,6 +176,13 @@ def test_batch_norm_statistics_are_refreshed_with_dropout_off():
     assert model[2].momentum == 0.1
 
 
+def test_batches_weigh_by_their_number_of_examples():
+    model, (_, (x, y)) = nn.Sequential(nn.BatchNorm1d(4)).double(), tiny_mlp()
+    refresh_batch_norm(model, [(x[:48], y[:48]), (x[48:] + 100, y[48:])])
+    mean = torch.cat([x[:48], x[48:] + 100]).mean(0)
+    torch.testing.assert_close(model[0].running_mean, mean, rtol=1e-12, atol=1e-12)
+
+
 # --- several processes -------------------------------------------------------------------------------
 
 

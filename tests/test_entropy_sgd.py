@@ -357,6 +357,23 @@ def test_resuming_from_a_state_dict_is_bit_exact_with_the_noise():
     assert torch.equal(x, y)
 
 
+def test_a_deep_copy_goes_on_as_the_original():
+    hessian, minima = _batches(40)
+    x = torch.ones(3, dtype=DOUBLE, requires_grad=True)
+    optimizer = EntropySGD([x], **SETTINGS, momentum=0.9, generator=seeded(1))
+    closure = _closure(optimizer, x, hessian, minima)
+    for _ in range(3):
+        optimizer.step(closure)
+    y, copied = copy.deepcopy((x, optimizer))
+    again = _closure(copied, y, hessian, minima[12:])
+    for _ in range(3):
+        optimizer.step(closure)
+        copied.step(again)
+    assert torch.equal(x, y)
+    assert copied.outer.param_groups is copied.param_groups
+    assert copied.generator is not optimizer.generator
+
+
 def test_learning_rate_schedulers_of_torch_drive_the_outer_step():
     hessian, minima = _batches(8)
     x = torch.ones(3, dtype=DOUBLE, requires_grad=True)

@@ -45,6 +45,13 @@ def test_the_summary_has_means_and_standard_deviations_over_seeds():
     ]
 
 
+@pytest.mark.parametrize(("epochs", "gradients"), [(1, 20), (6, 80)])
+def test_the_budget_is_rounded_up_to_whole_steps_of_all(tmp_path, epochs, gradients):
+    # 12 gradients an epoch, and Entropy-SGD spends 20 a step
+    checkpoints = train_at_equal_budget(digits_mlp(), tmp_path, epochs=epochs)
+    assert [c.metadata["gradients"] for c in checkpoints] == [gradients, gradients]
+
+
 def test_existing_checkpoints_are_kept_and_others_refused(tmp_path):
     options = {"optimizers": ["SGD"], "epochs": 1}
     (first,) = train_at_equal_budget(digits_mlp(), tmp_path, **options)

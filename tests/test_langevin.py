@@ -11,8 +11,9 @@ import pytest
 import scipy.linalg
 import torch
 
+from landscape import local_entropy, spectral_density
 from optim import EntropySGD
-from tests.problems import DOUBLE, seeded
+from tests.problems import DOUBLE, Quadratic, seeded, symmetric
 
 N, A, M, GAMMA, ETA, EPS = 40_000, 1.5, 0.8, 0.5, 0.1, 0.3
 
@@ -83,6 +84,37 @@ def test_momentum_cools_the_chain_to_one_minus_m_of_its_temperature(convention, 
     curvature = A + GAMMA if convention == "paper" else A + (1 - m) * GAMMA
     # the correction is of order eta curved / (1 - m)^2 = 2e-3
     assert covariance[0, 0] * curvature == pytest.approx((1 - m) * temperature, rel=5e-3)
+
+
+def test_what_the_optimizer_follows_is_the_gradient_of_what_landscape_measures():
+    """-gamma (x - <x'>), with <x'> from a long noiseless inner loop, against differences of local_entropy."""
+    hessian, gamma = symmetric([2.0, 1.0, -0.3]), 0.9
+    f = Quadratic(hessian, torch.tensor([1.0, -2.0, 0.5], dtype=DOUBLE))
+    x = torch.tensor([0.3, 0.1, -0.4], dtype=DOUBLE)
+    density = spectral_density(hessian, steps=3, probes=2, generator=seeded(0))
+
+    def entropy(at):
+        return float(local_entropy(f, at, gamma=gamma, beta=1.0, density=density).value)
+
+    h, identity = 1e-5, torch.eye(3, dtype=DOUBLE)
+    measured = torch.tensor([(entropy(x + h * e) - entropy(x - h * e)) / (2 * h) for e in identity], dtype=DOUBLE)
+
+    p = x.clone().requires_grad_()
+    optimizer = EntropySGD(
+        [p], 1.0, L=300, gamma=gamma, scoping=0.0, langevin_lr=0.2, noise=0.0, averaging=1.0, langevin_momentum=0.0
+    )
+
+    def closure():
+        optimizer.zero_grad()
+        d = p - f.minimum
+        loss = d @ hessian @ d / 2
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)  # with lr = 1, p is now <x'>
+    followed = -gamma * (x - p.detach())
+    # a quadratic has no third derivative: the differences err by eps |F| / h = 1e-10
+    torch.testing.assert_close(measured, followed, rtol=1e-6, atol=1e-8)
 
 
 def test_diagnostics_are_those_of_the_step():

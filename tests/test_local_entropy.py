@@ -137,6 +137,18 @@ def test_losses_that_are_not_finite_have_no_density_and_are_counted():
     assert np.isnan(found.mean_loss)  # kept, not filled
 
 
+def test_a_ball_without_a_finite_loss_has_no_entropy_and_says_so():
+    class Nothing(Quadratic):
+        def value(self, theta: torch.Tensor) -> float:
+            return 0.0 if bool((theta == 0).all()) else float("inf")
+
+    f = Nothing(symmetric([1.0, 1.0]), torch.zeros(2, dtype=DOUBLE))
+    found = local_entropy(f, f.minimum, radius=0.1, method="monte_carlo", samples=5, generator=seeded(0))
+    assert found.value == -np.inf
+    assert not found.reliable
+    assert "5 draws had a loss that is not finite" in found.note
+
+
 # --- units and shapes --------------------------------------------------------------------------------
 
 

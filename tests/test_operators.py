@@ -64,6 +64,10 @@ def test_bad_operators_are_named():
         as_operator(np.zeros((2, 3)))
     with pytest.raises(ValueError, match=r"theta has shape \(1,\)"):
         Hessian(tiny_objective(), torch.zeros(1))
+    with pytest.raises(ValueError, match=r"dtype torch\.int64"):
+        as_operator(np.diag([1, 2, 3]))
+    with pytest.raises(ValueError, match="not symmetric"):
+        as_operator(torch.tensor([[1.0, 2.0], [0.0, 1.0]]))
 
 
 # --- PyHessian -------------------------------------------------------------------------------------

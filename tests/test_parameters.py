@@ -39,6 +39,11 @@ def test_filters_are_slices_of_dimension_zero():
     assert shapes == {"0.weight": (3, 8), "0.bias": (3, 1), "2.weight": (4, 12), "2.bias": (4, 1)}
 
 
+def test_empty_and_scalar_parameters_have_filters_too():
+    space = ParameterSpace(("empty", "scalar"), (torch.Size([0, 3]), torch.Size([])))
+    assert [tuple(rows.shape) for _, rows in space.filters(torch.zeros(1))] == [(0, 3), (1, 1)]
+
+
 def test_bad_input_is_named():
     model = _conv_net()
     space = ParameterSpace.of(model)

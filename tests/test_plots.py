@@ -1,3 +1,6 @@
+import dataclasses
+import io
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -89,6 +92,24 @@ def test_points_that_are_not_finite_stay_blank():
     object.__setattr__(planes["A"], "loss", np.full_like(broken, np.nan))
     with pytest.raises(ValueError, match="no loss is finite"):
         plots.loss_surface(planes["A"])
+
+
+@pytest.mark.parametrize("shift", [-10.0, 0.0])
+def test_losses_that_are_not_positive_are_drawn_on_a_linear_scale(shift):
+    lines, planes, _ = _slices()
+    moved = {k: dataclasses.replace(line, loss=line.loss + shift) for k, line in lines.items()}
+    scale = "linear" if shift else "log"
+    assert plots.lines(moved, xlabel="a").get_yscale() == scale
+    assert plots.line_between(moved["A"], moved["B"], ends=("A", "B")).get_yscale() == scale
+    figure = plots.loss_surfaces({k: dataclasses.replace(p, loss=p.loss + shift) for k, p in planes.items()})
+    assert ("log" in figure.axes[-1].get_ylabel()) == (shift == 0)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -1.0])
+def test_a_flat_surface_is_drawn(value):
+    _, planes, _ = _slices()
+    flat = dataclasses.replace(planes["A"], loss=np.full_like(planes["A"].loss, value))
+    plots.loss_surfaces({"flat": flat}).savefig(io.BytesIO())
 
 
 def test_local_entropy_shows_methods_and_what_is_not_reliable():

@@ -131,6 +131,12 @@ def tiny():
 def with_data(folder):
     return tiny()
 
+def with_default(size=2):
+    return tiny()
+
+def with_two(a, b):
+    return tiny()
+
 def wrong():
     return 3
 
@@ -139,13 +145,24 @@ value = 7
 
 
 def test_built_in_module_and_file(tmp_path, monkeypatch):
-    (tmp_path / "own_problem.py").write_text(OWN)
+    (tmp_path / "own_problem.py").write_text("import net\n" + OWN)
+    (tmp_path / "net.py").write_text("")
     assert find_problem("digits_mlp").name == "digits_mlp"
     assert find_problem(f"{tmp_path}/own_problem.py:tiny").name == "tiny"
     assert find_problem(f"{tmp_path}/own_problem.py:with_data", data=tmp_path).name == "tiny"
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "own_problem")
+    assert find_problem(f"{tmp_path}/own_problem.py:with_default").name == "tiny"
+    path = list(sys.path)
+    monkeypatch.chdir(tmp_path)
     assert find_problem("own_problem:tiny").name == "tiny"
+    assert sys.path == path
+
+
+def test_a_file_named_like_a_module_does_not_replace_it(tmp_path):
+    import json
+
+    (tmp_path / "json.py").write_text(OWN)
+    assert find_problem(f"{tmp_path}/json.py:tiny").name == "tiny"
+    assert sys.modules["json"] is json
 
 
 def test_problems_that_cannot_be_found_are_named(tmp_path):
@@ -159,6 +176,7 @@ def test_problems_that_cannot_be_found_are_named(tmp_path):
         (f"{own}:value", None, "no function 'value'"),
         (f"{own}:wrong", None, "returned a int.*Problem"),
         (f"{own}:with_data", None, "--data FOLDER"),
+        (f"{own}:with_two", None, "takes 2 arguments"),
         (f"{own}:tiny", tmp_path, "takes no folder"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -166,8 +184,11 @@ def test_problems_that_cannot_be_found_are_named(tmp_path):
     assert set(BUILT_IN) == {"digits_cnn", "digits_mlp", "mnist_lenet", "mnist_fc"}
 
 
-def test_errors_inside_a_users_file_are_the_users_to_see(tmp_path):
+def test_errors_in_a_users_code_are_the_users_to_see(tmp_path):
     (tmp_path / "broken.py").write_text("1 / 0")
-    with pytest.raises(ZeroDivisionError):
-        find_problem(f"{tmp_path}/broken.py:f")
-    assert "broken" not in sys.modules
+    (tmp_path / "failing.py").write_text("def f():\n    raise ValueError('mine')")
+    for file, cause in (("broken", ZeroDivisionError), ("failing", ValueError)):
+        with pytest.raises(RuntimeError, match=f"{file}.py:f' raised {cause.__name__}") as error:
+            find_problem(f"{tmp_path}/{file}.py:f")
+        assert isinstance(error.value.__cause__, cause)
+    assert "_landscape_problem_broken" not in sys.modules

@@ -73,6 +73,8 @@ def test_every_number_is_in_strict_json(folder):
     assert len(content["results"]["A/plane_random"]["loss"]) == 3
     assert "vectors" not in content["results"]["A/eigenpairs"]
     row = content["measures"]["names"].index("train loss")
+    assert content["measures"]["stderr"][row] == [0, 0, 0]
+    row = content["measures"]["names"].index("most negative Ritz value")
     assert content["measures"]["stderr"][row] == [None, None, None]  # NaN
 
 
@@ -135,8 +137,9 @@ def _measures(flatter, values, error):
         ("higher", [2, 1], 0.1, "A"),
         ("higher", [1, 2], 0.1, "B"),
         ("lower", [1, 1.1], 0.1, ""),  # one standard error
-        ("lower", [1, 1.1], float("nan"), "A"),  # exact
-        ("lower", [1, 1], float("nan"), ""),
+        ("lower", [1, 1.1], 0.0, "A"),  # exact
+        ("lower", [1, 1], 0.0, ""),
+        ("lower", [1, 9], float("nan"), ""),  # not known
     ],
 )
 def test_a_verdict_needs_two_standard_errors(flatter, values, error, flattest):

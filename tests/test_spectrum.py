@@ -85,6 +85,11 @@ def test_the_same_seed_gives_the_same_pairs_with_a_fixed_sign():
     assert (c.vectors.gather(0, c.vectors.abs().argmax(0, keepdim=True)) > 0).all()
 
 
+def test_more_pairs_than_the_default_budget_need_no_further_argument():
+    pairs = eigenpairs(Dense(symmetric(np.arange(400.0))), 350, generator=seeded(0))
+    assert len(pairs.values) == 350
+
+
 def test_bad_input_to_eigenpairs_is_named():
     operator = Dense(torch.eye(3))
     for options, message in (

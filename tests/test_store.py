@@ -6,7 +6,7 @@ import xarray
 import zarr
 
 from landscape import line
-from landscape.store import Store, prepare_folder
+from landscape.store import Store, output_folder
 from tests.problems import DOUBLE, LogisticRegression
 
 
@@ -86,19 +86,35 @@ def test_the_store_is_zarr(tmp_path):
 
 
 def test_an_existing_folder_needs_a_word(tmp_path):
-    out = prepare_folder(tmp_path / "out")
-    (out / "result").write_text("kept")
-    with pytest.raises(FileExistsError, match=r"--resume.*--overwrite"):
-        prepare_folder(out)
-    assert (prepare_folder(out, resume=True) / "result").read_text() == "kept"
-    assert not (prepare_folder(out, overwrite=True) / "result").exists()
-    with pytest.raises(ValueError, match="one of them"):
-        prepare_folder(out, resume=True, overwrite=True)
+    with output_folder(tmp_path / "out") as out:
+        (out / "result").write_text("kept")
+    with pytest.raises(FileExistsError, match=r"--resume.*--overwrite"), output_folder(out):
+        pass
+    with output_folder(out, resume=True):
+        assert (out / "result").read_text() == "kept"
+    with output_folder(out, overwrite=True):
+        assert not (out / "result").exists()
+    with pytest.raises(ValueError, match="one of them"), output_folder(out, resume=True, overwrite=True):
+        pass
 
 
 @pytest.mark.parametrize("how", [{"overwrite": True}, {"resume": True}])
 def test_a_folder_that_is_not_ours_is_never_touched(tmp_path, how):
     (tmp_path / "thesis.tex").write_text("years")
-    with pytest.raises(FileExistsError, match="no run of ours"):
-        prepare_folder(tmp_path, **how)
+    with pytest.raises(FileExistsError, match="no run of ours"), output_folder(tmp_path, **how):
+        pass
     assert (tmp_path / "thesis.tex").read_text() == "years"
+
+
+def test_a_failure_leaves_what_was_done_and_no_empty_folder(tmp_path):
+    def fail_after(name, writes):
+        with output_folder(tmp_path / name) as out:
+            (out / "sub").mkdir()
+            if writes:
+                (out / "sub" / "record").write_text("done")
+            raise MemoryError
+
+    for name, writes in (("nothing", False), ("something", True)):
+        with pytest.raises(MemoryError):
+            fail_after(name, writes)
+        assert (tmp_path / name).exists() == writes

@@ -18,7 +18,8 @@ def _train(make, model=None, **options):
     net, data = tiny_mlp()
     net = model or net
     options = {"gradients": 60, "batch_size": 20, "generator": seeded(0), **options}
-    return net, train(net, make(net.parameters()), LOSS, data, data, **options)
+    test_data = options.pop("test_data", data)
+    return net, train(net, make(net.parameters()), LOSS, data, test_data, **options)
 
 
 def _sgd(params):
@@ -117,6 +118,25 @@ def test_evaluation_weighs_examples_and_puts_the_mode_back():
     assert model.training
 
 
+def test_regression_has_a_loss_and_no_accuracy():
+    model = nn.Linear(4, 1).double()
+    x = tiny_mlp()[1][0]
+    found = evaluate(model, nn.MSELoss(), (x, torch.ones(50, 1, dtype=x.dtype)))
+    assert set(found) == {"loss"}
+
+
+def test_the_rate_is_put_back_when_a_step_fails():
+    model, data = tiny_mlp()
+    optimizer = _sgd(model.parameters())
+
+    def failing(outputs, targets):
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        train(model, optimizer, failing, data, data, gradients=5, generator=seeded(0), schedule=lambda _: 0.5)
+    assert optimizer.param_groups[0]["lr"] == 0.1
+
+
 def test_data_loaders_are_read_again_and_again():
     model, data = tiny_mlp()
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*data), batch_size=25)
@@ -135,6 +155,8 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match=r"gradients=4.*EntropySGD spends 5"):
         _train(_entropy_sgd, gradients=4)
     model, (x, y) = tiny_mlp()
+    with pytest.raises(ValueError, match="test_data is empty"):
+        _train(_sgd, test_data=(torch.ones(0, 4), torch.ones(0)))
     with pytest.raises(ValueError, match="train_data is empty"):
         train(
             model,
@@ -266,6 +288,12 @@ def test_runs_of_other_settings_are_not_gone_on_with(tmp_path):
     _train(_sgd, run=tmp_path)
     with pytest.raises(ValueError, match=r"begun with another lr: go on with the same"):
         _train(lambda p: torch.optim.SGD(p, lr=0.2), run=tmp_path)
+    model, (x, y) = tiny_mlp()
+    with pytest.raises(ValueError, match="begun with another train_data"):
+        train(
+            model, _sgd(model.parameters()), LOSS, (x + 1, y), (x, y), gradients=60, batch_size=20,
+            generator=seeded(0), run=tmp_path,
+        )  # fmt: skip
 
 
 def test_the_position_in_a_data_loader_cannot_be_returned_to(tmp_path):

@@ -29,8 +29,11 @@ def read_batches(data: Any, batch_size: int, device: torch.device) -> list[tuple
         inputs, targets = data
         if len(inputs) != len(targets):
             raise ValueError(f"data has {len(inputs)} inputs and {len(targets)} targets: give one target for each")
-        batches = zip(inputs.split(batch_size), targets.split(batch_size), strict=True)
-    counted = [(_to_device(batch, device), _examples(batch)) for batch in batches]
+        # nearly equal parts: a last batch of one would have no variance for BatchNorm
+        parts = max(1, -(-len(inputs) // batch_size))
+        batches = zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True)
+    with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed from torch's generator
+        counted = [(_to_device(batch, device), _examples(batch)) for batch in batches]
     counted = [(batch, count) for batch, count in counted if count > 0]
     if not counted:
         raise ValueError("data is empty: give at least one example")
@@ -38,12 +41,16 @@ def read_batches(data: Any, batch_size: int, device: torch.device) -> list[tuple
 
 
 def digest(batches: list[tuple[Any, int]]) -> str:
-    """SHA-256 over the bytes of all tensors, batch after batch."""
-    sha = hashlib.sha256()
-    for batch, _ in batches:
-        for tensor in _tensors(batch):
-            sha.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()
+    """SHA-256 of the examples, in whatever order and batches they come."""
+    examples = []
+    for batch, count in batches:
+        tensors = [t.cpu().contiguous() for t in _tensors(batch)]
+        for i in range(count):
+            sha = hashlib.sha256()
+            for tensor in tensors:
+                sha.update(tensor[i].flatten().view(torch.uint8).numpy().tobytes())
+            examples.append(sha.digest())
+    return hashlib.sha256(b"".join(sorted(examples))).hexdigest()
 
 
 def _tensors(batch: Any) -> Iterator[Tensor]:
@@ -58,13 +65,18 @@ def _tensors(batch: Any) -> Iterator[Tensor]:
 
 
 def _examples(batch: Any) -> int:
-    first = next(_tensors(batch), None)
-    if first is None:
+    shapes = [tuple(t.shape) for t in _tensors(batch)]
+    if not shapes:
         raise ValueError(
-            f"data has a batch of type {type(batch).__name__} without a tensor: "
-            "give (inputs, targets), or a dictionary or list of tensors"
+            f"data has a batch of type {type(batch).__name__} without a tensor: give (inputs, targets), or a "
+            "dictionary or list of tensors"
         )
-    return len(first)
+    if any(shape == () for shape in shapes) or len({shape[0] for shape in shapes}) > 1:
+        raise ValueError(
+            f"data has a batch of tensors of shapes {shapes}: all must begin with the number of examples. A Dataset "
+            "goes into a DataLoader first"
+        )
+    return shapes[0][0]
 
 
 def _to_device(batch: Any, device: torch.device) -> Any:

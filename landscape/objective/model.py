@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from landscape.checkpoints import Checkpoint
 from landscape.objective.batch_norm import POLICIES, norm_layers, recalibrate
@@ -34,7 +36,7 @@ class ModelObjective:
         loss: a criterion of ``torch.nn`` or ``torch.nn.functional`` (or any ``nn.Module``), called as
             ``loss(outputs, targets)`` for batches ``(inputs, targets)``; or any other callable,
             called as ``loss(outputs, batch)``; or None for outputs that carry their own ``.loss``
-            (Hugging Face). It must be a mean over the batch.
+            (Hugging Face). It must be a mean over the batch's examples.
         data: a pair of tensors ``(inputs, targets)``, or an iterable of batches (a DataLoader, a
             list), which is read once and kept.
         forward: ``forward(model, batch) -> outputs``. Default: ``model(inputs)`` for a tuple,
@@ -53,7 +55,7 @@ class ModelObjective:
 
     Raises:
         ValueError: no trainable parameter; empty data; parameters of several dtypes or devices; a loss
-            that is no mean; an unknown ``batch_norm``.
+            that is no mean over examples; an unknown ``batch_norm``.
 
     Example:
         The mean squared error (w - 3)^2 of a model that outputs w:
@@ -79,11 +81,6 @@ class ModelObjective:
     ) -> None:
         if batch_norm not in POLICIES:
             raise ValueError(f"batch_norm={batch_norm!r}: give one of {POLICIES}")
-        if getattr(loss, "reduction", "mean") != "mean":
-            raise ValueError(
-                f"loss has reduction={getattr(loss, 'reduction', None)!r}: give one with "
-                "reduction='mean', since batches are weighted by their number of examples"
-            )
         self.space = ParameterSpace.of(model)
         self.weight_decay = weight_decay
         self.batch_norm = batch_norm
@@ -105,6 +102,7 @@ class ModelObjective:
             parameter.data = view
         self.theta = self._flat.clone()
         self._batches = read_batches(data, batch_size, self.device)
+        _check_mean(loss, self._batches)
         self.examples = sum(count for _, count in self._batches)
         self._calibration = self._batches if calibration is None else read_batches(calibration, batch_size, self.device)
         self._norms = norm_layers(self._model) if batch_norm != "frozen" else []
@@ -147,7 +145,7 @@ class ModelObjective:
         )
 
     def data_digest(self) -> str:
-        """SHA-256 of the examples, as they were batched."""
+        """SHA-256 of the examples, in whatever order and batches they come."""
         return digest(self._batches)
 
     def value(self, theta: Tensor) -> float:
@@ -201,7 +199,9 @@ class ModelObjective:
 
     def _backward(self, batch: Any, create_graph: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The mean loss of one batch and its gradient, piece by piece."""
-        loss = self._loss_of(self._forward(self._model, batch), batch)
+        # fused attention has no second derivative; its MATH kernel has
+        with sdpa_kernel(SDPBackend.MATH) if create_graph else nullcontext():
+            loss = self._loss_of(self._forward(self._model, batch), batch)
         # never loss.backward(create_graph=True): the graph in .grad would keep itself alive
         pieces = torch.autograd.grad(loss, self._parameters, create_graph=create_graph, materialize_grads=True)
         return loss.detach(), pieces
@@ -236,11 +236,32 @@ def _is_criterion(loss: Callable[..., Tensor]) -> bool:
     return isinstance(loss, nn.Module) or loss.__module__ == nn.functional.__name__
 
 
+def _check_mean(loss: Callable[..., Tensor] | None, batches: list[tuple[Any, int]]) -> None:
+    """Refuse criteria whose mean over a batch is not over its examples: f would depend on the batches."""
+    if getattr(loss, "reduction", "mean") != "mean":
+        raise ValueError(
+            f"loss has reduction={getattr(loss, 'reduction', None)!r}: give one with reduction='mean', since "
+            "batches are weighted by their number of examples"
+        )
+    if getattr(loss, "weight", None) is not None:
+        raise ValueError(
+            "loss has class weights, so its mean is not over examples and depends on the batches: give a function "
+            "loss(outputs, batch) that weighs each example and divides by their number"
+        )
+    ignored = getattr(loss, "ignore_index", None)
+    for batch, _ in batches if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) else []:
+        if isinstance(batch, tuple) and not batch[1].is_floating_point() and bool((batch[1] == ignored).any()):
+            raise ValueError(
+                f"targets hold the loss's ignore_index={ignored}, so its mean depends on the batches: leave those "
+                "examples out, or give a function loss(outputs, batch) that divides by the number of examples"
+            )
+
+
 def _accuracy(outputs: Any, batch: Any) -> dict[str, Tensor]:
     """The share of right answers, where outputs are (N, classes, ...) and targets class indices."""
     if not (isinstance(batch, tuple) and len(batch) == 2 and isinstance(outputs, Tensor)):
         return {}
     targets = batch[1]
-    if targets.is_floating_point() or outputs.dim() != targets.dim() + 1:
+    if targets.is_floating_point() or outputs.dim() != targets.dim() + 1 or outputs.shape[1] < 2:
         return {}
     return {"accuracy": (outputs.argmax(1) == targets).double().mean()}

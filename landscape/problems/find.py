@@ -6,7 +6,8 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,16 @@ def find_problem(spec: str, data: str | Path | None = None) -> Problem:
         ValueError: nothing of that name; data missing or not wanted; a function that returns no Problem.
     """
     function = BUILT_IN.get(spec) or _load(spec)
-    wants_data = len(inspect.signature(function).parameters) > 0
-    if wants_data and data is None:
+    required = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+    if len(required) > 1:
+        raise ValueError(
+            f"problem={spec!r} takes {len(required)} arguments: a problem function takes none, or a folder"
+        )
+    if required and data is None:
         raise ValueError(f"problem={spec!r} takes a folder of data: give --data FOLDER")
-    if data is not None and not wants_data:
+    if data is not None and not required:
         raise ValueError(f"data={str(data)!r}: the problem {spec!r} takes no folder, so leave it out")
-    problem = function(data) if wants_data else function()
+    problem = _run(spec, lambda: function(data) if required else function())
     if not isinstance(problem, Problem):
         raise ValueError(
             f"problem={spec!r} returned a {type(problem).__name__}: return a "
@@ -50,28 +55,56 @@ def _load(spec: str) -> Callable[..., Any]:
     where, colon, name = spec.rpartition(":")
     if not colon:
         raise ValueError(
-            f"problem={spec!r} is unknown: give one of {', '.join(BUILT_IN)}, or "
-            "package.module:function, or path/to/file.py:function"
+            f"problem={spec!r} is unknown: give one of {', '.join(BUILT_IN)}, or package.module:function, or "
+            "path/to/file.py:function"
         )
-    try:
-        module = _load_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
-    except (ModuleNotFoundError, FileNotFoundError) as error:
-        raise ValueError(f"problem={spec!r}: cannot import {where!r} ({error})") from error
+    if where.endswith(".py"):
+        if not Path(where).is_file():
+            raise ValueError(f"problem={spec!r}: cannot import {where!r}, which is no file")
+        module = _run(spec, lambda: _load_file(Path(where)))
+    else:
+        # the console script's path lacks the folder that the user is in
+        with _importable(Path.cwd()):
+            if importlib.util.find_spec(where.partition(".")[0]) is None:
+                raise ValueError(f"problem={spec!r}: cannot import {where!r}, of which nothing is found")
+            module = _run(spec, lambda: importlib.import_module(where))
     function = getattr(module, name, None)
     if not callable(function):
         raise ValueError(f"problem={spec!r}: {where} has no function {name!r}")
     return function
 
 
-def _load_file(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise FileNotFoundError(path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # as an import would: pickling and dataclasses look there
+def _run(spec: str, code: Callable[[], Any]) -> Any:
+    """Run the user's code. What goes wrong in it is a RuntimeError, whose traceback the command line shows."""
     try:
-        spec.loader.exec_module(module)
+        return code()
+    except Exception as error:
+        if spec in BUILT_IN:
+            raise  # ours, and says what to do
+        raise RuntimeError(f"problem={spec!r} raised {type(error).__name__}: {error}") from error
+
+
+def _load_file(path: Path) -> Any:
+    # a name of our own: a user's json.py must not become everybody's json
+    name = f"_landscape_problem_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None  # the name ends in .py
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # as an import would: pickling and dataclasses look there
+    try:
+        with _importable(path.resolve().parent):  # its siblings too
+            spec.loader.exec_module(module)
     except BaseException:
-        del sys.modules[path.stem]
+        del sys.modules[name]
         raise
     return module
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))

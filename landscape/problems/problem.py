@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,13 +24,14 @@ class Problem:
 
     name: str
     model: Callable[[], nn.Module]  # builds the network; called with torch's generator seeded
-    loss: Callable[..., Tensor]  # a criterion, mean over the batch
+    loss: Callable[..., Tensor] | None  # loss(outputs, targets), a mean; None: outputs carry their .loss
     train: Any  # (inputs, targets), or an iterable of batches
     test: Any
+    forward: Callable[[nn.Module, Any], Any] | None = None  # as for ModelObjective
 
     def build(self, seed: int) -> nn.Module:
         """The network at the initial weights of ``seed``; torch's global generator is left as it was."""
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(seed)
             return self.model()
 
@@ -56,7 +58,15 @@ class Problem:
         # the weights do not matter: every analysis brings its own theta
         model = self.build(seed=0)
         data = self.data(split, examples=examples, seed=seed)
-        return ModelObjective(model, self.loss, data, **options)
+        loss = self.loss
+        if loss is not None and not isinstance(loss, nn.Module):
+            loss = partial(_on_targets, loss)  # a plain function: ModelObjective would hand it the batch
+        return ModelObjective(model, loss, data, forward=self.forward, **options)
+
+
+def _on_targets(criterion: Callable[..., Tensor], outputs: Any, batch: Any) -> Tensor:
+    """As a training loop calls it, where a batch is a pair; else on the batch."""
+    return criterion(outputs, batch[1] if isinstance(batch, tuple) and len(batch) == 2 else batch)
 
 
 def _subset(data: Any, examples: int, seed: int) -> Any:
