@@ -65,17 +65,25 @@ class Hessian:
 
 
 class Dense:
-    """A symmetric matrix (n, n) held as a tensor."""
+    """A symmetric matrix (n, n) held as a tensor.
+
+    Raises:
+        ValueError: it is not square, not of floating dtype or not symmetric.
+    """
 
     def __init__(self, matrix: Tensor) -> None:
-        if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:
-            raise ValueError(f"matrix has shape {tuple(matrix.shape)}: give a square one")
+        if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) == 0:
+            raise ValueError(f"matrix has shape {tuple(matrix.shape)}: give a square one of at least one row")
         if not matrix.is_floating_point():
             raise ValueError(f"matrix has dtype {matrix.dtype}: give a floating one, as matrix.double() does")
-        # H and its transpose, each summed in another order, differ by rounding; a thousandfold of that is no rounding
-        rounding = 1e3 * torch.finfo(matrix.dtype).eps * matrix.abs().max()
-        if bool((matrix - matrix.T).abs().max() > rounding):
-            raise ValueError("matrix is not symmetric: give a symmetric one, such as (matrix + matrix.T) / 2")
+        # entries summed in other orders than their mirror images differ by some eps times the terms: sqrt(eps) of the
+        # largest entry is far more than that. Where an entry is not finite, this says nothing
+        asymmetry, scale = float((matrix - matrix.T).abs().max()), float(matrix.abs().max())
+        if asymmetry > torch.finfo(matrix.dtype).eps ** 0.5 * scale:
+            raise ValueError(
+                f"matrix differs from its transpose by up to {asymmetry:.3g}, so it is not symmetric: give a symmetric "
+                "one, such as (matrix + matrix.T) / 2"
+            )
         self.matrix = matrix
         self.size, self.dtype, self.device = len(matrix), matrix.dtype, matrix.device
 
@@ -128,6 +136,7 @@ def as_operator(source: Any) -> LinearOperator:
 
     Raises:
         TypeError: ``source`` is none of these.
+        ValueError: a matrix that is not square, floating and symmetric.
 
     Example:
         >>> import torch

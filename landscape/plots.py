@@ -67,15 +67,7 @@ def eigenvalue_histogram(
         )
         if eigenpairs is not None:
             values = eigenpairs[label].values
-            ax.plot(
-                values,
-                np.full(len(values), floor * 0.75),
-                "|",
-                color=color,
-                ms=9,
-                mew=1.5,
-                clip_on=False,
-            )
+            ax.plot(values, np.full(len(values), floor * 0.75), "|", color=color, ms=9, mew=1.5, clip_on=False)
     ax.set(
         yscale="log",
         ylim=(floor * 0.6, None),
@@ -141,9 +133,7 @@ def line_between(
     ax.plot(test.coordinates, test.loss, color=gray, ls="--", label="test")
     for position, (name, color) in enumerate(zip(ends, colors or palette(ends), strict=True)):
         ax.axvline(position, color=color, lw=1.5, alpha=0.8, label=name)
-    ax.set(
-        xlabel=rf"position on the line (1 unit = {train.direction_norm:.3g} in weight norm)",
-    )
+    ax.set_xlabel(rf"position on the line (1 unit = {train.direction_norm:.3g} in weight norm)")
     _set_loss_axis(ax, "loss", [train.loss, test.loss])
     ax.legend(frameon=False)
     return ax
@@ -168,8 +158,7 @@ def lines(
     for (label, line), color in zip(slices.items(), palette(slices), strict=True):
         ax.plot(line.coordinates, line.loss, color=color, label=label)
         if parabolas is not None:
-            bottom = np.interp(0.0, line.coordinates, line.loss)
-            parabola = bottom + parabolas[label] / 2 * line.coordinates**2
+            parabola = np.interp(0.0, line.coordinates, line.loss) + parabolas[label] / 2 * line.coordinates**2
             ax.plot(line.coordinates, parabola, color=color, ls=":", lw=1)
     if parabolas is not None:
         ax.plot([], [], color="0.4", ls=":", lw=1, label=r"$f + \lambda a^2/2$")
@@ -180,16 +169,13 @@ def lines(
 
 
 def loss_surface(
-    plane: Plane,
-    *,
-    limits: tuple[float, float] | None = None,
-    ax: Axes | None = None,
+    plane: Plane, *, limits: tuple[float, float] | None = None, ax: Axes | None = None
 ) -> tuple[Axes, QuadContourSet]:
     """Contours of the loss over a plane, on a log colour scale where all losses are positive.
 
     Args:
         plane: the result.
-        limits: of the colours, to share them between planes. Default: the plane's own.
+        limits: of the colours, to share them between planes; log if positive. Default: the plane's own.
         ax: default: a new one.
 
     Returns:
@@ -199,10 +185,12 @@ def loss_surface(
     low, high = limits or _limits([plane])
     finite = np.ma.masked_invalid(plane.loss.T)
     logarithmic = low > 0
-    levels = np.geomspace(low, high, 25) if logarithmic else np.linspace(low, high, 25)
-    norm = LogNorm(low, high) if logarithmic else Normalize(low, high)
-    filled = ax.contourf(plane.a, plane.b, finite, levels=levels, norm=norm, cmap="viridis", extend="both")
-    ax.contour(plane.a, plane.b, finite, levels=levels[::3], colors="white", linewidths=0.5, alpha=0.7)
+    norm, spaced = (LogNorm, np.geomspace) if logarithmic else (Normalize, np.linspace)
+    levels = spaced(low, high, 25)
+    colors: dict[str, Any] = {"levels": levels, "norm": norm(low, high), "cmap": "viridis", "extend": "both"}
+    filled = ax.contourf(plane.a, plane.b, finite, **colors)
+    if crossed := [v for v in levels[::3] if finite.min() < v < finite.max()]:  # none in a flat plane
+        ax.contour(plane.a, plane.b, finite, levels=crossed, colors="white", linewidths=0.5, alpha=0.7)
     ax.plot(0, 0, "+", color="white", ms=9, mew=1.5)
     ax.grid(False)
     ax.set(
@@ -221,9 +209,8 @@ def loss_surfaces(planes: Mapping[str, Plane], *, figure: Figure | None = None) 
     for ax, (label, plane) in zip(axes, planes.items(), strict=True):
         _, filled = loss_surface(plane, limits=limits, ax=ax)
         ax.set_title(label)
-    logarithmic = limits[0] > 0
-    bar = figure.colorbar(filled, ax=list(axes), label=_loss_label("train loss", logarithmic))
-    if logarithmic:
+    bar = figure.colorbar(filled, ax=list(axes), label="train loss (log)" if limits[0] > 0 else "train loss")
+    if limits[0] > 0:
         ticks = [t for t in 10.0 ** np.arange(-6, 7) for t in (t, 2 * t, 5 * t) if limits[0] <= t <= limits[1]]
         bar.set_ticks(ticks, labels=[f"{t:g}" for t in ticks])
     return figure
@@ -305,24 +292,22 @@ def _with_errors(ax: Axes, sweep: LocalEntropy, color: Any, line: str, marker: s
 
 
 def _limits(planes: Sequence[Plane]) -> tuple[float, float]:
-    """The range of all finite losses, widened to an interval where they are all the same."""
+    """The range of all finite losses, widened where they are all the same: the levels between must increase."""
     losses = np.concatenate([p.loss.ravel() for p in planes])
     finite = losses[np.isfinite(losses)]
     if len(finite) == 0:
         raise ValueError("no loss is finite: there is nothing to draw")
     low, high = float(finite.min()), float(finite.max())
-    return (low, high) if high > low else (low - 0.1 * abs(low) - 1e-12, high + 0.1 * abs(high) + 1e-12)
+    size = max(abs(low), abs(high))
+    margin = 0.0 if high - low > 1e-9 * size else 0.1 * (size or 1.0)  # 1e-9 leaves 25 levels apart in float64
+    return low - margin, high + margin
 
 
 def _set_loss_axis(ax: Axes, name: str, losses: Sequence[np.ndarray]) -> None:
     """A log axis where every finite loss is positive; likelihoods of continuous data need not be."""
     finite = np.concatenate([loss[np.isfinite(loss)] for loss in losses])
     logarithmic = bool((finite > 0).all())
-    ax.set(yscale="log" if logarithmic else "linear", ylabel=_loss_label(name, logarithmic))
-
-
-def _loss_label(name: str, logarithmic: bool) -> str:
-    return f"{name} (log)" if logarithmic else name
+    ax.set(yscale="log" if logarithmic else "linear", ylabel=f"{name} (log)" if logarithmic else name)
 
 
 def palette(labels: Sequence[str] | Mapping[str, Any]) -> list[Any]:

@@ -229,8 +229,13 @@ class EntropyOptimizer(torch.optim.Optimizer):
         self.outer.state = self.state
 
     def __getstate__(self) -> dict[str, Any]:
-        """What ``copy.deepcopy`` needs beyond the groups and state that ``torch.optim`` thinks of."""
-        return {**self.__dict__, "generator": self.generator.get_state()}
+        """For ``copy.deepcopy``: torch's keeps the groups and their state alone.
+
+        Hooks are left out, as torch leaves them, and so is the ``step`` that a learning rate scheduler puts on the
+        object, which would step the original. Older versions of torch cannot copy a generator, but its state.
+        """
+        own = {name: getattr(self, name) for name in ("outer", "gradient_hook", "gradients", "diagnostics")}
+        return {**super().__getstate__(), **own, "generator": self.generator.get_state()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Groups and state alone when ``load_state_dict`` calls it, everything in a copy."""

@@ -371,7 +371,20 @@ def test_a_deep_copy_goes_on_as_the_original():
         copied.step(again)
     assert torch.equal(x, y)
     assert copied.outer.param_groups is copied.param_groups
+    assert copied.outer.state is copied.state
     assert copied.generator is not optimizer.generator
+    assert copied.gradients == optimizer.gradients
+
+
+def test_a_copy_under_a_scheduler_moves_itself_and_not_the_original():
+    hessian, minima = _batches(8)
+    x = torch.ones(3, dtype=DOUBLE, requires_grad=True)
+    optimizer = EntropySGD([x], **SETTINGS)
+    torch.optim.lr_scheduler.StepLR(optimizer, step_size=1)  # which puts a step of its own on the optimizer
+    y, copied = copy.deepcopy((x, optimizer))
+    copied.step(_closure(copied, y, hessian, minima))
+    assert torch.equal(x, torch.ones(3, dtype=DOUBLE))
+    assert not torch.equal(y, x)
 
 
 def test_learning_rate_schedulers_of_torch_drive_the_outer_step():

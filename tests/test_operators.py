@@ -68,6 +68,19 @@ def test_bad_operators_are_named():
         as_operator(np.diag([1, 2, 3]))
     with pytest.raises(ValueError, match="not symmetric"):
         as_operator(torch.tensor([[1.0, 2.0], [0.0, 1.0]]))
+    with pytest.raises(ValueError, match=r"\(0, 0\)"):
+        as_operator(np.zeros((0, 0)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rounding_is_no_asymmetry(dtype):
+    matrix = symmetric(range(1, 101)).to(dtype)
+    # each entry and its mirror image off by some hundred roundings of the largest eigenvalue, as long sums are
+    rounded = matrix + 100 * torch.finfo(dtype).eps * torch.randn(100, 100, generator=seeded(1), dtype=dtype)
+    assert not torch.equal(rounded, rounded.T)
+    assert Dense(rounded).size == 100
+    with pytest.raises(ValueError, match=r"differs from its transpose by up to 1\b"):
+        Dense(torch.tensor([[1.0, 2.0], [3.0, 1.0]], dtype=dtype))
 
 
 # --- PyHessian -------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import Normalize
 
 from landscape import eigenpairs, line, local_entropy, plane, plots, spectral_density
 from tests.problems import DOUBLE, LogisticRegression, seeded, symmetric
@@ -106,10 +107,33 @@ def test_losses_that_are_not_positive_are_drawn_on_a_linear_scale(shift):
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, -1.0])
-def test_a_flat_surface_is_drawn(value):
+def test_a_flat_surface_is_drawn_alone_and_beside_another(value):
     _, planes, _ = _slices()
     flat = dataclasses.replace(planes["A"], loss=np.full_like(planes["A"].loss, value))
-    plots.loss_surfaces({"flat": flat}).savefig(io.BytesIO())
+    nearly = dataclasses.replace(flat, loss=flat.loss * (1 + 1e-15 * np.arange(5)))  # 25 levels do not fit between
+    for drawn in ({"flat": flat}, {"nearly": nearly}, {"flat": flat, "B": planes["B"]}):
+        plots.loss_surfaces(drawn).savefig(io.BytesIO())
+
+
+def test_one_loss_that_is_not_positive_makes_all_scales_linear():
+    lines, planes, _ = _slices()
+    loss = planes["A"].loss.copy()
+    loss[2, 2] = 0.0
+    figure = plots.loss_surfaces({"A": dataclasses.replace(planes["A"], loss=loss), "B": planes["B"]})
+    norms = [ax.collections[0].norm for ax in figure.axes[:2]]
+    assert [type(norm) for norm in norms] == [Normalize, Normalize]
+    assert norms[0].vmin == norms[1].vmin == 0
+    assert figure.axes[-1].get_ylabel() == "train loss"
+    zero = dataclasses.replace(lines["A"], loss=0 * lines["A"].loss)
+    assert plots.line_between(lines["A"], zero, ends=("A", "B")).get_ylabel() == "loss"
+
+
+def test_the_parabola_touches_the_line_at_zero_between_its_points():
+    lines, _, _ = _slices()
+    uneven = dataclasses.replace(lines["A"], coordinates=np.array([-1.0, 3.0]), loss=np.array([1.0, 5.0]))
+    ax = plots.lines({"A": uneven}, xlabel="a", parabolas={"A": 2.0})
+    # the loss at 0 is 2, a quarter of the way from 1 to 5; then 2 + a^2
+    assert ax.lines[1].get_ydata() == pytest.approx([3.0, 11.0], rel=1e-14)
 
 
 def test_local_entropy_shows_methods_and_what_is_not_reliable():
