@@ -120,7 +120,10 @@ def verdicts(measures: Measures) -> list[Verdict]:
                 found.append(Verdict(name, "", f"{numbers}; their errors are not known"))
                 continue
             sure = abs(difference) > _SIGNIFICANT * error
-            apart = f"{abs(difference) / error:.2g} standard errors apart" if error > 0 else "exact"
+            if error > 0 and abs(difference) < 100 * error:
+                apart = f"{abs(difference) / error:.2g} standard errors apart"
+            else:
+                apart = "the error is less than a hundredth of the difference" if difference else "exact"
             found.append(Verdict(name, flatter if sure else "", f"{numbers}; {apart}"))
     return found
 
@@ -165,8 +168,8 @@ def _training_settings(metadata: Mapping[str, Any]) -> str:
 
 
 def _with_error(value: float, error: float) -> str:
-    """The value to the digits that its standard error leaves; alone where it is exact."""
-    if error == 0 or not math.isfinite(value):
+    """The value to the digits that its standard error leaves; alone where it is exact to those shown."""
+    if not math.isfinite(value) or error < 1e-4 * abs(value) or error == 0:
         return _number(value)
     if not math.isfinite(error):
         return f"{_number(value)} ± ?"
