@@ -146,11 +146,21 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    others = [k for k, v in content.items() if not isinstance(v, Tensor)] if isinstance(content, Mapping) else ["all"]
+    if not isinstance(content, Mapping):
+        raise ValueError(
+            f"path={str(path)!r} holds a {type(content).__name__}, no state_dict: save "
+            "torch.save(model.state_dict(), path)"
+        )
+    others = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
+    if len(others) == len(content):
+        raise ValueError(
+            f"path={str(path)!r} holds no state_dict, neither itself nor under {_NESTED}, but "
+            f"{', '.join(others) or 'nothing'}: save torch.save(model.state_dict(), path)"
+        )
     if others:
         raise ValueError(
-            f"path={str(path)!r} holds no state_dict, neither itself nor under {_NESTED} (no tensor: "
-            f"{', '.join(map(str, others))}): save torch.save(model.state_dict(), path)"
+            f"path={str(path)!r} holds entries that are no tensors ({', '.join(others)}): save the state_dict "
+            "without them"
         )
     return _unwrapped(dict(content)), {}
 

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -114,12 +114,17 @@ def output_folder(path: str | Path, *, overwrite: bool = False, resume: bool = F
         raise FileExistsError(f"out={str(path)!r} holds files that no run of ours made: give another folder")
     if overwrite and path.exists():
         shutil.rmtree(path)
+    new_parents = [parent for parent in path.parents if not parent.exists()]
     path.mkdir(parents=True, exist_ok=True)
     (path / _MARK).touch()
     try:
         yield path
     except BaseException:
         # a command that fails at once must not stand in the way of the corrected one
-        if not any(file.is_file() and file.name != _MARK for file in path.rglob("*")):
-            shutil.rmtree(path)
+        kept = any(file != path / _MARK and not file.is_dir() for file in path.rglob("*"))
+        if (fresh or overwrite) and not kept:
+            shutil.rmtree(path, ignore_errors=True)  # the command's own error is the one to show
+            with suppress(OSError):  # another run has begun there
+                for parent in new_parents:
+                    parent.rmdir()
         raise

@@ -57,11 +57,17 @@ def test_foreign_safetensors_headers_are_kept_as_text(tmp_path):
     assert load_checkpoint(tmp_path / "w.safetensors").metadata == {"format": "pt"}
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
 def test_the_prefixes_of_wrapped_networks_are_taken_off(tmp_path, prefix):
     model, _ = tiny_mlp()
     torch.save({prefix + k: v for k, v in model.state_dict().items()}, tmp_path / "net.pt")
     load_checkpoint(tmp_path / "net.pt").load_into(model)
+
+
+def test_a_prefix_that_not_all_names_have_stays(tmp_path):
+    names = {"module.weight", "head.weight"}
+    torch.save({name: torch.ones(1) for name in names}, tmp_path / "net.pt")
+    assert set(load_checkpoint(tmp_path / "net.pt").tensors) == names
 
 
 def test_names_paths_and_equal_signs(tmp_path):
@@ -107,8 +113,14 @@ def test_files_that_cannot_be_trusted_or_read(tmp_path):
     with pytest.raises(ValueError, match=r"could run code|not a whole"):
         load_checkpoint(tmp_path / "raw.pkl")
     torch.save({"epoch": 3}, tmp_path / "no_weights.pt")
-    with pytest.raises(ValueError, match="no state_dict"):
+    with pytest.raises(ValueError, match=r"no state_dict.*epoch"):
         load_checkpoint(tmp_path / "no_weights.pt")
+    torch.save([torch.ones(1)], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match="holds a list, no state_dict"):
+        load_checkpoint(tmp_path / "list.pt")
+    torch.save({"w": torch.ones(1), "act._extra_state": {"scale": 2}}, tmp_path / "extra.pt")
+    with pytest.raises(ValueError, match=r"no tensors \(act\._extra_state\)"):
+        load_checkpoint(tmp_path / "extra.pt")
     for garbage in (b"epoch 3\n", b"\x80\x02}", b""):
         (tmp_path / "garbage.pt").write_bytes(garbage)
         with pytest.raises(ValueError, match=r"could run code|not a whole"):

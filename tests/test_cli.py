@@ -67,7 +67,35 @@ def test_bad_input_is_one_line_and_writes_nothing(run, tmp_path, monkeypatch, ar
     assert message in error
     assert error.startswith("landscape: ")
     assert len(error.strip().splitlines()) == 1
-    assert [p for p in tmp_path.rglob("*") if p.name != "runs"] == []
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_the_corrected_command_runs(run, tmp_path):
+    train = ("train", "--problem", "digits_mlp", "--epochs", 1, "--out", tmp_path / "t1", "--optimizer")
+    assert run(*train, "lion")[0] == 1
+    assert run(*train, "SGD")[0] == 0
+
+
+def test_an_output_that_is_a_file_is_one_line(run, tmp_path):
+    (tmp_path / "notes").write_text("mine")
+    code, _, error = run("train", "--problem", "digits_mlp", "--out", tmp_path / "notes")
+    assert code == 1
+    assert len(error.strip().splitlines()) == 1
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
+@pytest.mark.parametrize("option", ["--probes", "--samples", "--line-points", "--plane-points"])
+def test_one_is_too_few(run, option):
+    code, _, error = run("compare", "a.pt", "--problem", "digits_mlp", option, 1)
+    assert code == 2
+    assert option in error
+
+
+def test_a_users_error_keeps_its_traceback(run, tmp_path, monkeypatch):
+    (tmp_path / "own.py").write_text("def f():\n    raise ValueError('mine')")
+    monkeypatch.setattr(sys, "argv", ["landscape", "train", "--problem", f"{tmp_path}/own.py:f"])
+    with pytest.raises(RuntimeError, match="raised ValueError: mine"):
+        cli.main()
 
 
 def test_a_checkpoint_that_does_not_fit_leaves_no_report(run, tmp_path):

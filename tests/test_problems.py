@@ -134,7 +134,13 @@ def with_data(folder):
 def with_default(size=2):
     return tiny()
 
+def with_options(*sizes, **options):
+    return tiny()
+
 def with_two(a, b):
+    return tiny()
+
+def by_name(*, size):
     return tiny()
 
 def wrong():
@@ -151,9 +157,23 @@ def test_built_in_module_and_file(tmp_path, monkeypatch):
     assert find_problem(f"{tmp_path}/own_problem.py:tiny").name == "tiny"
     assert find_problem(f"{tmp_path}/own_problem.py:with_data", data=tmp_path).name == "tiny"
     assert find_problem(f"{tmp_path}/own_problem.py:with_default").name == "tiny"
+    assert find_problem(f"{tmp_path}/own_problem.py:with_options").name == "tiny"
     path = list(sys.path)
     monkeypatch.chdir(tmp_path)
     assert find_problem("own_problem:tiny").name == "tiny"
+    assert sys.path == path
+
+
+@pytest.mark.parametrize("where", ["late_user", "late_user.py"])
+def test_the_function_itself_may_import_its_siblings(tmp_path, monkeypatch, where):
+    (tmp_path / "late_user.py").write_text(OWN + "\ndef late():\n    import late_net\n    return tiny()")
+    (tmp_path / "late_net.py").write_text("")
+    for name in ("late_user", "late_net"):  # forgotten again afterwards
+        monkeypatch.setitem(sys.modules, name, None)
+        del sys.modules[name]
+    path = list(sys.path)
+    monkeypatch.chdir(tmp_path)
+    assert find_problem(f"{where}:late").name == "tiny"
     assert sys.path == path
 
 
@@ -171,12 +191,16 @@ def test_problems_that_cannot_be_found_are_named(tmp_path):
     for spec, data, message in (
         ("cifar", None, "problem='cifar' is unknown.*digits_cnn"),
         ("no_such_module:f", None, "cannot import 'no_such_module'"),
+        ("landscape.no_such_module:f", None, "cannot import 'landscape.no_such_module'"),
+        ("folder/no_such_file:f", None, "cannot import 'folder/no_such_file'"),
+        (":f", None, "cannot import ''"),
         (f"{tmp_path}/none.py:f", None, "cannot import"),
         (f"{own}:none", None, "no function 'none'"),
         (f"{own}:value", None, "no function 'value'"),
         (f"{own}:wrong", None, "returned a int.*Problem"),
         (f"{own}:with_data", None, "--data FOLDER"),
         (f"{own}:with_two", None, "takes 2 arguments"),
+        (f"{own}:by_name", None, "needs size= by name"),
         (f"{own}:tiny", tmp_path, "takes no folder"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -184,11 +208,15 @@ def test_problems_that_cannot_be_found_are_named(tmp_path):
     assert set(BUILT_IN) == {"digits_cnn", "digits_mlp", "mnist_lenet", "mnist_fc"}
 
 
-def test_errors_in_a_users_code_are_the_users_to_see(tmp_path):
+def test_errors_in_a_users_code_are_the_users_to_see(tmp_path, monkeypatch):
     (tmp_path / "broken.py").write_text("1 / 0")
     (tmp_path / "failing.py").write_text("def f():\n    raise ValueError('mine')")
-    for file, cause in (("broken", ZeroDivisionError), ("failing", ValueError)):
+    (tmp_path / "lacking.py").write_text("import no_such_module")
+    for file, cause in (("broken", ZeroDivisionError), ("failing", ValueError), ("lacking", ModuleNotFoundError)):
         with pytest.raises(RuntimeError, match=f"{file}.py:f' raised {cause.__name__}") as error:
             find_problem(f"{tmp_path}/{file}.py:f")
         assert isinstance(error.value.__cause__, cause)
     assert "_landscape_problem_broken" not in sys.modules
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RuntimeError, match="'lacking:f' raised ModuleNotFoundError"):
+        find_problem("lacking:f")

@@ -118,3 +118,14 @@ def test_a_failure_leaves_what_was_done_and_no_empty_folder(tmp_path):
         with pytest.raises(MemoryError):
             fail_after(name, writes)
         assert (tmp_path / name).exists() == writes
+
+
+@pytest.mark.parametrize(("how", "left"), [({}, False), ({"overwrite": True}, False), ({"resume": True}, True)])
+def test_a_failure_takes_away_what_it_made_and_what_it_emptied(tmp_path, how, left):
+    if how:
+        with output_folder(tmp_path / "new" / "out"):
+            pass
+    with pytest.raises(MemoryError), output_folder(tmp_path / "new" / "out", **how):
+        raise MemoryError
+    assert (tmp_path / "new" / "out").exists() == left
+    assert (tmp_path / "new").exists() == bool(how)  # so are the folders above that it made

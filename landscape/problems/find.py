@@ -32,17 +32,22 @@ def find_problem(spec: str, data: str | Path | None = None) -> Problem:
     Raises:
         ValueError: nothing of that name; data missing or not wanted; a function that returns no Problem.
     """
-    function = BUILT_IN.get(spec) or _load(spec)
-    required = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+    function, folder = (BUILT_IN[spec], None) if spec in BUILT_IN else _load(spec)
+    parameters = inspect.signature(function).parameters.values()
+    required = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if len(required) > 1:
         raise ValueError(
             f"problem={spec!r} takes {len(required)} arguments: a problem function takes none, or a folder"
+        )
+    if required and required[0].kind is inspect.Parameter.KEYWORD_ONLY:
+        raise ValueError(
+            f"problem={spec!r} needs {required[0].name}= by name: give it a default, or take a folder by position"
         )
     if required and data is None:
         raise ValueError(f"problem={spec!r} takes a folder of data: give --data FOLDER")
     if data is not None and not required:
         raise ValueError(f"data={str(data)!r}: the problem {spec!r} takes no folder, so leave it out")
-    problem = _run(spec, lambda: function(data) if required else function())
+    problem = _run(spec, lambda: function(data) if required else function(), folder)
     if not isinstance(problem, Problem):
         raise ValueError(
             f"problem={spec!r} returned a {type(problem).__name__}: return a "
@@ -51,7 +56,8 @@ def find_problem(spec: str, data: str | Path | None = None) -> Problem:
     return problem
 
 
-def _load(spec: str) -> Callable[..., Any]:
+def _load(spec: str) -> tuple[Callable[..., Any], Path]:
+    """The function, and the folder that its code imports from."""
     where, colon, name = spec.rpartition(":")
     if not colon:
         raise ValueError(
@@ -61,27 +67,47 @@ def _load(spec: str) -> Callable[..., Any]:
     if where.endswith(".py"):
         if not Path(where).is_file():
             raise ValueError(f"problem={spec!r}: cannot import {where!r}, which is no file")
-        module = _run(spec, lambda: _load_file(Path(where)))
+        folder = Path(where).resolve().parent  # its siblings can be imported too
+        module = _run(spec, lambda: _load_file(Path(where)), folder)
     else:
-        # the console script's path lacks the folder that the user is in
-        with _importable(Path.cwd()):
-            if importlib.util.find_spec(where.partition(".")[0]) is None:
-                raise ValueError(f"problem={spec!r}: cannot import {where!r}, of which nothing is found")
-            module = _run(spec, lambda: importlib.import_module(where))
+        folder = Path.cwd()  # the console script's path lacks the folder that the user is in
+        module = _run(spec, lambda: _import(spec, where), folder)
     function = getattr(module, name, None)
     if not callable(function):
         raise ValueError(f"problem={spec!r}: {where} has no function {name!r}")
-    return function
+    return function, folder
 
 
-def _run(spec: str, code: Callable[[], Any]) -> Any:
-    """Run the user's code. What goes wrong in it is a RuntimeError, whose traceback the command line shows."""
+class _NothingFoundError(ValueError):
+    """The module that the user named is not there: their mistake on the command line, not in their code."""
+
+
+def _run(spec: str, code: Callable[[], Any], folder: Path | None) -> Any:
+    """Run the user's code, which imports from ``folder`` too; ``None`` says that the code is ours.
+
+    What goes wrong in the user's code is a RuntimeError, whose traceback the command line shows.
+    """
+    if folder is None:
+        return code()  # its errors say what to do
     try:
-        return code()
+        with _importable(folder):
+            return code()
+    except _NothingFoundError:
+        raise
     except Exception as error:
-        if spec in BUILT_IN:
-            raise  # ours, and says what to do
         raise RuntimeError(f"problem={spec!r} raised {type(error).__name__}: {error}") from error
+
+
+def _import(spec: str, where: str) -> Any:
+    nothing = _NothingFoundError(f"problem={spec!r}: cannot import {where!r}, of which nothing is found")
+    if not all(part.isidentifier() for part in where.split(".")):
+        raise nothing
+    try:
+        return importlib.import_module(where)
+    except ModuleNotFoundError as error:
+        if f"{where}.".startswith(f"{error.name}."):  # itself or a package that it is in
+            raise nothing from error
+        raise  # what the user's module imports is missing
 
 
 def _load_file(path: Path) -> Any:
@@ -93,8 +119,7 @@ def _load_file(path: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # as an import would: pickling and dataclasses look there
     try:
-        with _importable(path.resolve().parent):  # its siblings too
-            spec.loader.exec_module(module)
+        spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
@@ -103,8 +128,9 @@ def _load_file(path: Path) -> Any:
 
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
+    before = list(sys.path)
     sys.path.insert(0, str(folder))
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
+        sys.path[:] = before
