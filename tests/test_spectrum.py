@@ -225,7 +225,7 @@ def _kolmogorov_smirnov(density, exact: np.ndarray, width: float) -> float:
 def test_the_density_of_the_digits_mlp_agrees_with_dense_eigh(digits):
     operator, exact = digits
     density = spectral_density(operator, steps=80, probes=10, generator=seeded(0))
-    # Half of all eigenvalues lie within 1e-4 of zero, relative to the largest, and 80 steps put one node
+    # Over four in ten eigenvalues lie within 1e-4 of zero (the largest is 1.5), and 80 steps put one node
     # there. Unsmoothed, KS only says on which side of them that node fell (0.39, within the a posteriori
     # bound max_j w_j = 0.59); at any width that a picture could show it says how the mass is spread.
     # 1e-3 of the range is ten times finer than our plots.
