@@ -9,13 +9,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-__all__ = ["Checkpoint", "load_checkpoint", "load_checkpoints"]
+T = TypeVar("T")
+
+__all__ = ["Checkpoint", "load_checkpoint", "load_checkpoints", "unwrapped"]
 
 # where training scripts put the state_dict when they save more than that
 _NESTED = ("state_dict", "model_state_dict", "model")
@@ -48,7 +50,7 @@ class Checkpoint:
         Raises:
             ValueError: names or shapes do not fit; the model is then unchanged.
         """
-        own = model.state_dict()
+        own = unwrapped(model.state_dict())
         missing = [name for name in own if name not in self.tensors]
         unexpected = [name for name in self.tensors if name not in own]
         reshaped = [
@@ -70,7 +72,7 @@ class Checkpoint:
                 f"checkpoint {self.name!r} does not fit {type(model).__name__}: "
                 f"{'; '.join(problems)}. Give the network that it was saved from."
             )
-        model.load_state_dict(dict(self.tensors))
+        model.load_state_dict({name: self.tensors[bare] for name, bare in zip(model.state_dict(), own, strict=True)})
 
 
 def load_checkpoint(path: str | Path, name: str | None = None) -> Checkpoint:
@@ -122,7 +124,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             header = file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"path={str(path)!r} is not a whole safetensors file ({error}): save it again") from error
-    return _unwrapped(tensors), {key: _json_or_text(value) for key, value in header.items()}
+    return unwrapped(tensors), {key: _json_or_text(value) for key, value in header.items()}
 
 
 def _json_or_text(text: str) -> Any:
@@ -140,6 +142,8 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"path={str(path)!r} holds more than tensors, so loading it could run code. Where you "
             "trust it, save the weights alone: torch.save(model.state_dict(), path)"
         ) from error
+    except OSError:  # it cannot be read at all
+        raise
     except Exception as error:  # damaged or foreign files fail in the unpickler in many ways
         raise ValueError(f"path={str(path)!r} is not a whole torch.save file ({error}): save it again") from error
     for key in _NESTED:
@@ -162,11 +166,15 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"path={str(path)!r} holds entries that are no tensors ({', '.join(others)}): save the state_dict "
             "without them"
         )
-    return _unwrapped(dict(content)), {}
+    return unwrapped(dict(content)), {}
 
 
-def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the prefixes that DistributedDataParallel and torch.compile put before every name."""
+def unwrapped(tensors: Mapping[str, T]) -> dict[str, T]:
+    """Without the prefixes that DistributedDataParallel and torch.compile put before every name.
+
+    A network whose only child is called ``module`` looks the same, so files and networks are both read this way.
+    """
+    tensors = dict(tensors)
     for prefix in ("module.", "_orig_mod.", "module."):
         if tensors and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}

@@ -33,35 +33,26 @@ def _adam(model: nn.Module, weight_decay: float, seed: int) -> torch.optim.Optim
 
 
 def _entropy_sgd(model: nn.Module, weight_decay: float, seed: int) -> torch.optim.Optimizer:
+    options = _inner_loop(seed)
     return EntropySGD(
-        model.parameters(),
-        lr=1.0,
-        momentum=0.9,
-        nesterov=True,
-        weight_decay=weight_decay,
-        L=20,
-        gamma=1e-4,
-        scoping=1e-3,
-        langevin_lr=0.1,
-        noise=1e-4,
-        diagnostics=True,
-        generator=torch.Generator().manual_seed(seed),
+        model.parameters(), lr=1.0, momentum=0.9, nesterov=True, weight_decay=weight_decay, L=20, **options
     )
 
 
 def _entropy_adam(model: nn.Module, weight_decay: float, seed: int) -> torch.optim.Optimizer:
-    return EntropyAdam(
-        model.parameters(),
-        lr=1e-2,
-        weight_decay=weight_decay,
-        L=5,
-        gamma=1e-4,
-        scoping=1e-3,
-        langevin_lr=0.1,
-        noise=1e-4,
-        diagnostics=True,
-        generator=torch.Generator().manual_seed(seed),
-    )
+    return EntropyAdam(model.parameters(), lr=1e-2, weight_decay=weight_decay, L=5, **_inner_loop(seed))
+
+
+def _inner_loop(seed: int) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "gamma": 1e-4,
+        "scoping": 1e-3,
+        "langevin_lr": 0.1,
+        "noise": 1e-4,
+        "diagnostics": True,
+        "generator": generator,
+    }
 
 
 def _sam(model: nn.Module, weight_decay: float, seed: int) -> torch.optim.Optimizer:

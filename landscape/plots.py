@@ -253,7 +253,7 @@ def training_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]], *, figure: 
     figure = figure or plt.figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True)
     panels = (
-        (axes[0, 0], (("loss", "-"),), "mini-batch loss (log)", "log"),
+        (axes[0, 0], (("loss", "-"),), "mini-batch loss", "log where positive"),
         (axes[0, 1], (("test_accuracy", "o-"),), "test accuracy", "linear"),
         (
             axes[1, 0],
@@ -269,7 +269,10 @@ def training_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]], *, figure: 
                 drawn = [(line["gradients"], line[key]) for line in lines if line.get(key) is not None]
                 if drawn:
                     ax.plot(*zip(*drawn, strict=True), style, color=color, lw=1, ms=3, label=label)
-        ax.set(ylabel=ylabel, yscale=scale)
+        if scale == "log where positive":
+            _set_loss_axis(ax, ylabel, [line.get_ydata() for line in ax.lines])
+        else:
+            ax.set(ylabel=ylabel, yscale=scale)
     for ax in axes[1]:
         ax.set_xlabel("gradients spent")
     axes[0, 0].legend(frameon=False)

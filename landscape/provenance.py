@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from landscape.checkpoints import Checkpoint
+from landscape.checkpoints import Checkpoint, unwrapped
 from landscape.objective import ModelObjective
 from landscape.problems import Problem
 
@@ -36,9 +36,10 @@ def check_checkpoints(checkpoints: Sequence[Checkpoint]) -> None:
 def check_fixed_tensors(checkpoints: Sequence[Checkpoint], f: ModelObjective) -> None:
     """On a line only theta moves and BatchNorm's statistics are gathered anew: the rest must be the same."""
     statistics = (".running_mean", ".running_var", ".num_batches_tracked")
+    trainable = set(unwrapped(dict.fromkeys(f.space.names)))
     for checkpoint in checkpoints[1:]:
         for name, tensor in checkpoint.tensors.items():
-            moves = name in f.space.names or f".{name}".endswith(statistics)
+            moves = name in trainable or f".{name}".endswith(statistics)
             if not moves and not torch.equal(tensor, checkpoints[0].tensors[name]):
                 raise ValueError(
                     f"checkpoints {checkpoints[0].name!r} and {checkpoint.name!r} differ in {name!r}, which is not "

@@ -70,7 +70,7 @@ class Chain:
         return cls(group, weight_decay, list(ps), x, mu, buffers, [False] * len(ps))
 
     def step(self, generator: torch.Generator) -> None:
-        """One Langevin step along the gradients in ``.grad``, which it overwrites by dx'."""
+        """One Langevin step along the gradients in ``.grad``, which it overwrites."""
         live = [i for i, p in enumerate(self.x_prime) if p.grad is not None]
         if not live:
             return
@@ -97,8 +97,8 @@ class Chain:
         torch._foreach_add_(x_prime, d, alpha=-eta)
         if group["noise"]:
             variance = eta if group["convention"] == "paper" else 2 * eta
-            xi = _normal_like(x_prime, generator)
-            torch._foreach_add_(x_prime, xi, alpha=math.sqrt(variance) * group["noise"])
+            _draw_normal(d, generator)  # dx' is spent, so the noise takes its memory
+            torch._foreach_add_(x_prime, d, alpha=math.sqrt(variance) * group["noise"])
         alpha = group["averaging"]
         torch._foreach_lerp_(mu, x_prime, alpha if group["convention"] == "paper" else 1 - alpha)
 
@@ -126,8 +126,10 @@ def _chosen(tensors: list[Tensor], live: list[int]) -> list[Tensor]:
     return tensors if len(live) == len(tensors) else [tensors[i] for i in live]
 
 
-def _normal_like(tensors: list[Tensor], generator: torch.Generator) -> list[Tensor]:
-    """N(0, I) in the tensors' shapes: one draw on the CPU, cut up and moved, so that it is the same on any device."""
-    sizes = [t.numel() for t in tensors]
-    flat = torch.randn(sum(sizes), generator=generator, dtype=tensors[0].dtype)
-    return [xi.view(t.shape).to(t) for xi, t in zip(flat.split(sizes), tensors, strict=True)]
+def _draw_normal(tensors: list[Tensor], generator: torch.Generator) -> None:
+    """Fill the tensors with N(0, I) drawn on the CPU, in the order of their indices: the same on any device."""
+    for t in tensors:
+        if t.device.type == "cpu" and t.is_contiguous():
+            t.normal_(generator=generator)
+        else:
+            t.copy_(torch.empty(t.shape, dtype=t.dtype).normal_(generator=generator))

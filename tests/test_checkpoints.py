@@ -1,5 +1,7 @@
+import copy
 import json
 import pickle
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -62,6 +64,19 @@ def test_the_prefixes_of_wrapped_networks_are_taken_off(tmp_path, prefix):
     model, _ = tiny_mlp()
     torch.save({prefix + k: v for k, v in model.state_dict().items()}, tmp_path / "net.pt")
     load_checkpoint(tmp_path / "net.pt").load_into(model)
+
+
+@pytest.mark.parametrize("wrapped", [nn.DataParallel, lambda model: nn.Sequential(OrderedDict(module=model))])
+def test_a_network_may_be_wrapped_too(tmp_path, wrapped):
+    saved, _ = tiny_mlp()
+    other = wrapped(copy.deepcopy(saved))
+    for p in other.parameters():
+        p.data.zero_()
+    for weights in (saved.state_dict(), wrapped(saved).state_dict()):
+        torch.save(weights, tmp_path / "net.pt")
+        load_checkpoint(tmp_path / "net.pt").load_into(other)
+        for p, q in zip(other.parameters(), saved.parameters(), strict=True):
+            assert torch.equal(p, q)
 
 
 def test_a_prefix_that_not_all_names_have_stays(tmp_path):

@@ -153,7 +153,7 @@ def test_the_line_between_ends_at_the_checkpoints(comparison):
     line = comparison.results["B/line_from_first_train"]
     assert line.coordinates[[1, 3]].tolist() == [0, 1]
     row = comparison.measures.values[_row(comparison, "train loss")]
-    np.testing.assert_allclose(line.loss[[1, 3]], row, rtol=1e-12)
+    np.testing.assert_allclose(line.loss[[1, 3]], row, rtol=1e-12)  # x + (y - x) is y to rounding
     test_line = comparison.results["B/line_from_first_test"]
     row = comparison.measures.values[_row(comparison, "test loss")]
     np.testing.assert_allclose(test_line.loss[[1, 3]], row, rtol=1e-12)

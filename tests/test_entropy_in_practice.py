@@ -1,4 +1,7 @@
-"""Entropy-SGD among the other machinery of a training script. The recipes here are those of docs/training.md."""
+"""Entropy-SGD among the other machinery of a training script. The recipes here are those of docs/training.md.
+
+Tolerances of 1e-12 and below allow float64 rounding alone: the same sums in another order.
+"""
 
 import copy
 import socket

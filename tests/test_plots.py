@@ -158,6 +158,13 @@ def test_training_curves_are_drawn_against_gradients():
     assert [len(ax.lines) for ax in (accuracy, distance, gamma)] == [1, 2, 1]
     assert gamma.get_xlabel() == "gradients spent"
     assert _legend(loss) == ["SGD", "Entropy-SGD"]
+    assert (loss.get_yscale(), loss.get_ylabel()) == ("log", "mini-batch loss (log)")
+
+
+def test_losses_that_are_not_all_positive_are_drawn_on_a_linear_axis():
+    logs = {"SGD": [{"gradients": g, "loss": 1.0 - g} for g in (1, 2, 3)]}
+    loss = plots.training_curves(logs).axes[0]
+    assert (loss.get_yscale(), loss.get_ylabel()) == ("linear", "mini-batch loss")
 
 
 def test_a_given_axes_is_drawn_into_and_returned():
