@@ -313,5 +313,5 @@ def test_bad_input_is_named():
     f = tiny_objective()
     with pytest.raises(ValueError, match=r"theta has shape \(2,\).*\(43,\)"):
         f.value(torch.zeros(2))
-    with pytest.raises(ValueError, match=r"vector has shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"v has shape \(2,\)"):
         f.hvp(f.theta, torch.zeros(2))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["digest", "read_batches"]
+__all__ = ["digest", "every", "read_batches"]
 
 
 def read_batches(data: Any, batch_size: int, device: torch.device) -> list[tuple[Any, int]]:
@@ -51,6 +51,19 @@ def digest(batches: list[tuple[Any, int]]) -> str:
                 sha.update(tensor[i].flatten().view(torch.uint8).numpy().tobytes())
             examples.append(sha.digest())
     return hashlib.sha256(b"".join(sorted(examples))).hexdigest()
+
+
+def every(batches: list[tuple[Any, int]], first: int, stride: int) -> list[Any]:
+    """The examples ``first``, ``first + stride``, ... of each batch; batches without any are left out."""
+    return [_every(batch, first, stride) for batch, count in batches if count > first]
+
+
+def _every(item: Any, first: int, stride: int) -> Any:
+    if isinstance(item, Tensor):
+        return item[first::stride]
+    if isinstance(item, Mapping):
+        return {key: _every(value, first, stride) for key, value in item.items()}
+    return tuple(_every(value, first, stride) for value in item) if isinstance(item, tuple) else item
 
 
 def _tensors(batch: Any) -> Iterator[Tensor]:

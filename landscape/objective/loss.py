@@ -1,0 +1,46 @@
+"""Which losses are means over examples, as f must be, and how often a classifier is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+__all__ = ["accuracy", "check_mean", "is_criterion"]
+
+
+def is_criterion(loss: Callable[..., Tensor]) -> bool:
+    """Whether it is called as loss(outputs, targets)."""
+    return isinstance(loss, nn.Module) or loss.__module__ == nn.functional.__name__
+
+
+def check_mean(loss: Callable[..., Tensor] | None, batches: list[tuple[Any, int]]) -> None:
+    """Refuse criteria whose mean over a batch is not over its examples: f would depend on the batches."""
+    if getattr(loss, "reduction", "mean") != "mean":
+        raise ValueError(
+            f"loss has reduction={getattr(loss, 'reduction', None)!r}: give one with reduction='mean', since "
+            "batches are weighted by their number of examples"
+        )
+    if getattr(loss, "weight", None) is not None:
+        raise ValueError(
+            "loss has class weights, so its mean is not over examples and depends on the batches: give a function "
+            "loss(outputs, batch) that weighs each example and divides by their number"
+        )
+    ignored = getattr(loss, "ignore_index", None)
+    for batch, _ in batches if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) else []:
+        if isinstance(batch, tuple) and not batch[1].is_floating_point() and bool((batch[1] == ignored).any()):
+            raise ValueError(
+                f"targets hold the loss's ignore_index={ignored}, so its mean depends on the batches: leave those "
+                "examples out, or give a function loss(outputs, batch) that divides by the number of examples"
+            )
+
+
+def accuracy(outputs: Any, batch: Any) -> dict[str, Tensor]:
+    """The share of right answers, where outputs are (N, classes, ...) and targets class indices."""
+    if not (isinstance(batch, tuple) and len(batch) == 2 and isinstance(outputs, Tensor)):
+        return {}
+    targets = batch[1]
+    if targets.is_floating_point() or outputs.dim() != targets.dim() + 1 or outputs.shape[1] < 2:
+        return {}
+    return {"accuracy": (outputs.argmax(1) == targets).double().mean()}

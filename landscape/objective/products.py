@@ -1,0 +1,140 @@
+"""Products of second derivatives with a vector, batch by batch, from graphs that are kept.
+
+    Hessian:       H v = grad_theta (grad f . v), reverse over reverse.
+    Gauss-Newton:  G v = J' (d^2 l / d z^2) J v, with z the network's outputs, J = dz/dtheta and l the loss of z.
+
+Both differentiate a graph that depends on theta alone. At a fixed theta the graphs of all batches are built once and
+kept while they fit the memory budget, so that each further product pays only for the second backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+
+__all__ = ["KeptProducts", "Product", "gauss_newton_product", "hessian_product"]
+
+# (directions, keep the graph for another call) -> the product, both piece by piece, as the parameters are
+Product = Callable[[Sequence[Tensor], bool], Sequence[Tensor]]
+
+
+def hessian_product(loss: Tensor, parameters: Sequence[Tensor]) -> Product:
+    """v -> H v for the Hessian of ``loss``."""
+    # never loss.backward(create_graph=True): the graph in .grad would keep itself alive
+    gradients = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
+    # a piece without a graph is constant in theta: its rows of H are zero
+    curved = [i for i, g in enumerate(gradients) if g.requires_grad]
+
+    def product(directions: Sequence[Tensor], keep: bool) -> Sequence[Tensor]:
+        if not curved:
+            return [torch.zeros_like(p) for p in parameters]
+        return torch.autograd.grad(
+            [gradients[i] for i in curved],
+            parameters,
+            grad_outputs=[directions[i] for i in curved],
+            retain_graph=keep,
+            materialize_grads=True,
+        )
+
+    return product
+
+
+def gauss_newton_product(outputs: Tensor, loss: Tensor, parameters: Sequence[Tensor]) -> Product:
+    """v -> G v for ``loss`` as a function of the network's ``outputs``.
+
+    J v is had from reverse passes alone: J'u is linear in u, and its derivative along v is J v.
+    """
+    (slope,) = torch.autograd.grad(loss, [outputs], create_graph=True, materialize_grads=True)
+    u = torch.zeros_like(outputs, requires_grad=True)
+    pulled = torch.autograd.grad(outputs, parameters, u, create_graph=True, materialize_grads=True)
+    used = [i for i, g in enumerate(pulled) if g.requires_grad]
+
+    def product(directions: Sequence[Tensor], keep: bool) -> Sequence[Tensor]:
+        if not slope.requires_grad:  # the loss is linear in the outputs
+            return [torch.zeros_like(p) for p in parameters]
+        (pushed,) = torch.autograd.grad(
+            [pulled[i] for i in used], [u], [directions[i] for i in used], retain_graph=True, materialize_grads=True
+        )
+        (curved,) = torch.autograd.grad(slope, [outputs], pushed, retain_graph=True, materialize_grads=True)
+        return torch.autograd.grad(outputs, parameters, curved, retain_graph=keep, materialize_grads=True)
+
+    return product
+
+
+class KeptProducts:
+    """The products of all batches at one theta, those that fit kept with their graphs.
+
+    Args:
+        prepare: builds the product of one batch at the present theta.
+        batches: each batch with its number of examples.
+        flat: theta, whose storage the graphs share.
+        memory: bytes of graphs to keep at most. ``"auto"``: a quarter of what is free when the first is built.
+    """
+
+    def __init__(
+        self,
+        prepare: Callable[[Any], Product],
+        batches: list[tuple[Any, int]],
+        flat: Tensor,
+        memory: int | str,
+    ) -> None:
+        self._prepare = prepare
+        self._batches = batches
+        self._flat = flat
+        self._memory = memory
+        self._kept: dict[int, Product] = {}
+        self._keepable: int | None = None  # how many batches' graphs fit
+
+    def forget(self) -> None:
+        """Let go of the graphs, as must be done whenever theta or a buffer changes."""
+        self._kept.clear()
+
+    def apply(self, i: int, directions: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The product of batch ``i`` with a vector given piece by piece."""
+        if self._keepable is None:
+            self._keepable = self._how_many_fit()
+        if i in self._kept:
+            return self._kept[i](directions, True)
+        product = self._prepare(self._batches[i][0])
+        keep = i < self._keepable
+        if keep:
+            self._kept[i] = product
+        return product(directions, keep)
+
+    def _how_many_fit(self) -> int:
+        if self._memory == 0:
+            return 0
+        batch, examples = self._batches[0]
+        budget = _free_bytes(self._flat.device) // 4 if self._memory == "auto" else int(self._memory)
+        per_example = _saved_bytes(lambda: self._prepare(batch), self._flat) / examples
+        fit, total = 0, 0.0
+        for _, count in self._batches:
+            total += per_example * count
+            if total > budget:
+                break
+            fit += 1
+        return fit
+
+
+def _saved_bytes(build: Callable[[], object], shared: Tensor) -> int:
+    """What the graph that ``build`` makes holds on to beside ``shared``, each storage once."""
+    sizes: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()  # the tensor itself would hold on to the graph that holds it
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        graph = build()
+    del graph  # only now: storages that were freed meanwhile would lend their addresses to others
+    sizes.pop(shared.untyped_storage().data_ptr(), None)
+    return sum(sizes.values())
+
+
+def _free_bytes(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
