@@ -1,14 +1,16 @@
 """The loss landscape around a trained network: spectra, local entropy, slices, comparisons."""
 
+from landscape.adapters import as_operator
 from landscape.checkpoints import Checkpoint, load_checkpoint
 from landscape.compare import CompareSettings, compare
 from landscape.directions import between, eigenvector, random_direction
+from landscape.eigenvalues import eigenpairs
 from landscape.local_entropy import local_entropy
 from landscape.objective import ModelObjective, Objective
-from landscape.operators import Dense, Hessian, LinearOperator, as_operator
+from landscape.operators import Dense, Hessian, LinearOperator
 from landscape.problems import Problem
 from landscape.slices import line, plane
-from landscape.spectrum import eigenpairs, spectral_density
+from landscape.spectrum import spectral_density
 
 __all__ = [
     "Checkpoint",

@@ -18,6 +18,7 @@ import torch
 
 from landscape.checkpoints import Checkpoint
 from landscape.directions import between, eigenvector, random_direction
+from landscape.eigenvalues import eigenpairs
 from landscape.local_entropy import local_entropy
 from landscape.measures import measure
 from landscape.objective import ModelObjective
@@ -27,7 +28,7 @@ from landscape.progress import Progress, silent
 from landscape.provenance import check_checkpoints, check_fixed_tensors, provenance_of
 from landscape.results import Comparison, SpectralDensity
 from landscape.slices import line, plane
-from landscape.spectrum import eigenpairs, spectral_density
+from landscape.spectrum import spectral_density
 from landscape.store import Store
 
 __all__ = ["CompareSettings", "compare"]

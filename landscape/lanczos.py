@@ -1,14 +1,23 @@
-"""The Lanczos process: an orthonormal basis Q of the Krylov space and the tridiagonal T = Q H Q'.
+"""The Lanczos process: an orthonormal basis Q of a Krylov space, and the projection T = Q H Q'.
 
 With the rows of Q (m, n) as basis vectors, one product with H adds a row:
 
     H q_j = beta_{j-1} q_{j-1} + alpha_j q_j + beta_j q_{j+1}.
 
-Orthogonality is kept by orthogonalising each new vector twice against all of Q, by two matrix-vector
-products each time ("twice is enough", Giraud, Langou, Rozloznik & van den Eshof 2005).
+Orthogonality is kept by orthogonalising each new vector twice against all of Q, by two matrix-vector products each
+time ("twice is enough", Giraud, Langou, Rozloznik & van den Eshof 2005).
+
+To bound memory, :meth:`Lanczos.compress` replaces Q by some of its Ritz vectors and goes on (thick restart, Wu & Simon
+2000): T is then their values on the diagonal, bordered by their couplings to the next vector. :meth:`Lanczos.lock`
+keeps Ritz vectors and starts anew in their complement, where further copies of multiple eigenvalues live.
+
+:class:`Recurrence` does the same without a basis, in three vectors. Orthogonality is then lost, and copies of
+converged eigenvalues appear as "ghosts"; the quadrature rule stays accurate (Greenbaum 1989), so a density may use it.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,17 +25,20 @@ from torch import Tensor
 from landscape.operators import LinearOperator
 from landscape.randomness import unit
 
-__all__ = ["Lanczos"]
+__all__ = ["Lanczos", "Recurrence"]
+
+_COLUMNS = 65_536  # of Q that a compression works on at once, so that it needs no second Q
 
 
 class Lanczos:
-    """A Lanczos run that can be continued.
+    """A Lanczos run that can be continued, compressed, saved and resumed.
 
     Attributes:
-        alphas: the diagonal of T, one entry per step done.
-        betas: beta_j, one per step done; the last is the norm of what the next vector starts from.
-        invariant: True once the Krylov space is closed under H (a breakdown): beta is then zero to
-            rounding, T's eigenvalues are eigenvalues of H, and only :meth:`restart` can go on.
+        steps: m, the vectors of the basis.
+        products: products with H spent.
+        beta: the norm of what the next vector starts from: Ritz vectors have the residuals beta |s_mi|.
+        invariant: True once the space is closed under H (a breakdown): beta is then zero to rounding, the Ritz values
+            are eigenvalues of H, and only :meth:`restart` can go on.
 
     Example:
         >>> from landscape.operators import Dense
@@ -39,22 +51,25 @@ class Lanczos:
     def __init__(self, operator: LinearOperator, start: Tensor) -> None:
         """Begin at ``start`` (n,), which is normalised."""
         self.operator = operator
-        self.alphas: list[float] = []
-        self.betas: list[float] = []
+        self.steps = 0
+        self.products = 0
+        self.beta = 0.0
         self.invariant = False
         self._norm = 0.0  # the running estimate of ||H||
         self._rows = torch.empty(0, operator.size, dtype=operator.dtype, device=operator.device)
-        self._next = self._unit(start.to(self._rows))
-
-    @property
-    def steps(self) -> int:
-        """m, the steps done; each cost one product."""
-        return len(self.alphas)
+        self._t = torch.zeros(0, 0, dtype=torch.float64)  # T, and room for more
+        self._coupling = torch.zeros(0, dtype=torch.float64)  # of the basis to the next vector: T's next column
+        self._next = _unit(start.to(self._rows))
 
     @property
     def basis(self) -> Tensor:
         """Q, shape (m, n)."""
         return self._rows[: self.steps]
+
+    @property
+    def projection(self) -> Tensor:
+        """T, shape (m, m), float64 on the CPU: tridiagonal but for what compressing and restarting did."""
+        return self._t[: self.steps, : self.steps]
 
     def extend(self, steps: int) -> None:
         """Do ``steps`` more steps, or fewer if the space becomes invariant.
@@ -69,15 +84,40 @@ class Lanczos:
             self._step()
 
     def restart(self, generator: torch.Generator) -> None:
-        """After a breakdown, go on from a random vector orthogonal to the basis.
+        """Go on from a random vector orthogonal to the basis, which counts as invariant.
 
         T then falls into blocks, and H's multiple eigenvalues show as eigenvalues of several blocks.
         Does nothing when the basis spans the whole space.
         """
         if self.steps < self.operator.size:
             fresh = unit(self.operator.size, generator, self.operator.dtype, self.operator.device)
-            self._next = self._unit(self._orthogonalise(fresh))
+            self._next = _unit(self._orthogonalise(fresh))
+            self._coupling = torch.zeros(self.steps, dtype=torch.float64)
+            self.beta = 0.0
             self.invariant = False
+
+    def compress(self, values: Tensor, vectors: Tensor) -> None:
+        """Keep only some Ritz pairs as the basis, and go on from where the run stands.
+
+        Args:
+            values: of :meth:`ritz`, those to keep (p,).
+            vectors: the columns of :meth:`ritz` that belong to them, (m, p).
+        """
+        s = vectors.T.to(self._rows)
+        for at in range(0, self.operator.size, _COLUMNS):
+            block = slice(at, at + _COLUMNS)
+            self._rows[: len(values), block] = s @ self.basis[:, block]
+        self.steps = len(values)
+        self._t[: self.steps, : self.steps] = torch.diag(values)
+        self._coupling = self.beta * vectors[-1]
+
+    def lock(self, values: Tensor, vectors: Tensor, generator: torch.Generator) -> None:
+        """Keep some converged Ritz pairs as the basis, and start anew in their orthogonal complement.
+
+        What they lack to eigenvectors, their residuals, is neglected from then on.
+        """
+        self.compress(values, vectors)
+        self.restart(generator)
 
     def ritz(self) -> tuple[Tensor, Tensor]:
         """Eigenvalues (m,), ascending, and eigenvectors (m, m) of T, float64 on the CPU.
@@ -85,30 +125,45 @@ class Lanczos:
         Always by torch's eigh: NumPy's and SciPy's leave BLAS threads spinning, which slows the
         gradients that follow 2.5 times.
         """
-        alphas = torch.tensor(self.alphas, dtype=torch.float64)
-        betas = torch.tensor(self.betas[:-1], dtype=torch.float64)
-        values, vectors = torch.linalg.eigh(torch.diag(alphas) + torch.diag(betas, 1) + torch.diag(betas, -1))
+        values, vectors = torch.linalg.eigh(self.projection)
         return values, vectors
 
+    def combine(self, vectors: Tensor) -> Tensor:
+        """The vectors in n dimensions (n, p) of coordinates (m, p) in the basis."""
+        return self.basis.T @ vectors.to(self._rows)
+
+    def state(self) -> dict[str, Any]:
+        """All that :meth:`resume` needs, as tensors and numbers."""
+        names = ("steps", "products", "beta", "invariant", "_norm", "_coupling", "_next")
+        return {**{name: getattr(self, name) for name in names}, "basis": self.basis, "projection": self.projection}
+
+    @classmethod
+    def resume(cls, operator: LinearOperator, state: dict[str, Any]) -> Lanczos:
+        """A run that goes on where ``state`` was taken, with the same numbers to the last bit."""
+        run = cls(operator, state["_next"])
+        for name in ("steps", "products", "beta", "invariant", "_norm", "_coupling", "_next"):
+            setattr(run, name, state[name])
+        run._next = run._next.to(run._rows)
+        run._rows = state["basis"].to(run._rows)
+        run._t = state["projection"]
+        return run
+
     def _step(self) -> None:
-        q = self._next
-        self._rows[self.steps] = q
+        q, j = self._next, self.steps
+        self._rows[j] = q
+        self._t[:j, j] = self._t[j, :j] = self._coupling
         w = self.operator.matvec(q)
-        norm = float(w.norm())
-        if not norm < float("inf"):
-            raise FloatingPointError(
-                f"the product of step {self.steps} is not finite: the loss or its derivatives "
-                "overflow at theta, so check f(theta) and its gradient there first"
-            )
-        self.alphas.append(float(q @ w))
+        self.products += 1
+        norm = _finite_norm(w, self.products)
+        self._t[j, j] = float(q @ w)
+        self.steps += 1
         w = self._orthogonalise(w)
         beta = float(w.norm())
-        # what orthogonalising leaves of a vector inside the space is its rounding error
-        eps = torch.finfo(self.operator.dtype).eps
         self._norm = max(self._norm, norm)
-        rounding = 10 * eps * self._norm * self.steps**0.5
-        self.invariant = beta <= rounding or self.steps == self.operator.size
-        self.betas.append(0.0 if self.invariant else beta)
+        self.invariant = beta <= _rounding(self.operator, self._norm, self.steps) or self.steps == self.operator.size
+        self.beta = 0.0 if self.invariant else beta
+        self._coupling = torch.zeros(self.steps, dtype=torch.float64)
+        self._coupling[-1] = self.beta
         if not self.invariant:
             self._next = w / beta
 
@@ -117,15 +172,102 @@ class Lanczos:
             w = w - self.basis.T @ (self.basis @ w)
         return w
 
-    def _unit(self, vector: Tensor) -> Tensor:
-        norm = vector.norm()
-        if not 0 < float(norm) < float("inf"):
-            raise ValueError(f"start has norm {float(norm)}: give a finite vector that is not zero")
-        return vector / norm
-
     def _reserve(self, rows: int) -> None:
         rows = min(rows, self.operator.size)
         if rows > len(self._rows):
             grown = self._rows.new_empty(rows, self.operator.size)
             grown[: self.steps] = self.basis
-            self._rows = grown
+            t = torch.zeros(rows, rows, dtype=torch.float64)
+            t[: self.steps, : self.steps] = self.projection
+            self._rows, self._t = grown, t
+
+
+class Recurrence:
+    """The same recurrence without a basis, for quadrature alone: three vectors in all.
+
+    Attributes:
+        steps: m, the steps done; each cost one product.
+        beta: the norm of what the next vector starts from.
+        invariant: True once the Krylov space is closed under H.
+    """
+
+    def __init__(self, operator: LinearOperator, start: Tensor) -> None:
+        """Begin at ``start`` (n,), which is normalised."""
+        self.operator = operator
+        self.invariant = False
+        self._alphas: list[float] = []
+        self._betas: list[float] = []
+        self._norm = 0.0  # the running estimate of ||H||
+        self._next = _unit(start)
+        self._before = torch.zeros_like(self._next)
+
+    @property
+    def steps(self) -> int:
+        """m."""
+        return len(self._alphas)
+
+    @property
+    def beta(self) -> float:
+        """The last of the betas."""
+        return self._betas[-1]
+
+    def extend(self, steps: int) -> None:
+        """Do ``steps`` more steps, or fewer if the space becomes invariant."""
+        for _ in range(steps):
+            if self.invariant:
+                return
+            q = self._next
+            w = self.operator.matvec(q)
+            norm = _finite_norm(w, self.steps + 1)
+            self._norm = max(self._norm, norm)
+            self._alphas.append(float(q @ w))
+            w = w.sub(self._before, alpha=self._betas[-1] if self._betas else 0.0).sub_(q, alpha=self._alphas[-1])
+            beta = float(w.norm())
+            self.invariant = beta <= _rounding(self.operator, self._norm, self.steps)
+            self._betas.append(0.0 if self.invariant else beta)
+            if not self.invariant:
+                self._before, self._next = q, w.div_(beta)
+
+    def ritz(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues (m,), ascending, and eigenvectors (m, m) of T, float64 on the CPU."""
+        off = torch.tensor(self._betas[:-1], dtype=torch.float64)
+        diagonal = torch.diag(torch.tensor(self._alphas, dtype=torch.float64))
+        values, vectors = torch.linalg.eigh(diagonal + torch.diag(off, 1) + torch.diag(off, -1))
+        return values, vectors
+
+    def state(self) -> dict[str, Any]:
+        """All that :meth:`resume` needs, as tensors and numbers."""
+        return {name: getattr(self, name) for name in self._STATE}
+
+    @classmethod
+    def resume(cls, operator: LinearOperator, state: dict[str, Any]) -> Recurrence:
+        """A run that goes on where ``state`` was taken, with the same numbers to the last bit."""
+        run = cls(operator, state["_next"])
+        for name in cls._STATE:
+            value = state[name]
+            setattr(run, name, value.to(operator.device) if isinstance(value, Tensor) else value)
+        return run
+
+    _STATE = ("invariant", "_alphas", "_betas", "_norm", "_next", "_before")
+
+
+def _unit(vector: Tensor) -> Tensor:
+    norm = vector.norm()
+    if not 0 < float(norm) < float("inf"):
+        raise ValueError(f"start has norm {float(norm)}: give a finite vector that is not zero")
+    return vector / norm
+
+
+def _finite_norm(product: Tensor, number: int) -> float:
+    norm = float(product.norm())
+    if not norm < float("inf"):
+        raise FloatingPointError(
+            f"product {number} is not finite: the loss or its derivatives "
+            "overflow at theta, so check f(theta) and its gradient there first"
+        )
+    return norm
+
+
+def _rounding(operator: LinearOperator, norm: float, steps: int) -> float:
+    """What orthogonalising leaves of a vector that lies inside the space: its rounding error."""
+    return 10 * torch.finfo(operator.dtype).eps * norm * steps**0.5

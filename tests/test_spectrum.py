@@ -6,104 +6,10 @@ from scipy.stats import norm
 from landscape import Dense, Hessian, ModelObjective, eigenpairs, spectral_density
 from landscape.experiment import train_at_equal_budget
 from landscape.problems import digits_mlp
+from landscape.randomness import unit
 from tests.problems import DOUBLE, dense_hessian, seeded, symmetric
 
 SPECTRUM = np.concatenate([[100.0, 40.0, 9.0, -5.0], np.linspace(-0.1, 1, 46)])
-
-
-# --- eigenpairs ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("which", "expected"),
-    [
-        ("magnitude", [100, 40, 9, -5]),
-        ("largest", [100, 40, 9, 1]),
-        ("smallest", [-5, -0.1, -0.1 + 1.1 / 45, -0.1 + 2.2 / 45]),
-        ("both", [100, 40, -5, -0.1]),
-    ],
-)
-def test_the_wanted_pairs_with_their_true_residuals(which, expected):
-    matrix = symmetric(SPECTRUM)
-    pairs = eigenpairs(Dense(matrix), 4, which=which, tol=1e-8, generator=seeded(0))
-    np.testing.assert_allclose(pairs.values, expected, rtol=1e-9, atol=1e-9)
-    residuals = (matrix @ pairs.vectors - pairs.vectors * torch.from_numpy(pairs.values)).norm(dim=0)
-    # a residual near rounding differs by rounding: ||H|| eps = 2e-14
-    np.testing.assert_allclose(pairs.residuals, residuals, atol=1e-12)
-    assert pairs.converged.all()
-    assert (pairs.residuals <= 1e-8 * 100).all()
-    torch.testing.assert_close(pairs.vectors.T @ pairs.vectors, torch.eye(4, dtype=DOUBLE), rtol=0, atol=1e-8)
-
-
-def test_products_are_counted():
-    class Counting(Dense):
-        count = 0
-
-        def matvec(self, v):
-            self.count += 1
-            return super().matvec(v)
-
-    operator = Counting(symmetric(SPECTRUM))
-    pairs = eigenpairs(operator, 3, generator=seeded(0))
-    assert pairs.products == operator.count < 50
-
-
-@pytest.mark.parametrize(
-    ("diagonal", "k"),
-    [
-        ([2.0] * 9, 1),
-        ([2.0] * 9, 9),
-        ([0.0] * 5, 3),
-        ([2, 2, 2, 1], 2),
-        ([5, 5, 5, 1, 1, -2, -2, -2], 8),
-        ([7.0] + [0.0] * 19, 3),
-        ([3.0], 1),
-    ],
-)
-def test_multiple_eigenvalues_and_degenerate_operators(diagonal, k):
-    pairs = eigenpairs(Dense(symmetric(diagonal)), k, which="magnitude", generator=seeded(0))
-    expected = sorted(diagonal, key=abs, reverse=True)[:k]
-    np.testing.assert_allclose(pairs.values, expected, atol=1e-12)
-    assert pairs.converged.all()
-
-
-def test_pairs_that_do_not_converge_say_so():
-    flat = Dense(symmetric(np.linspace(0, 1, 200)))  # no gaps: hard for Lanczos
-    pairs = eigenpairs(flat, 5, tol=1e-10, max_products=20, generator=seeded(0))
-    assert len(pairs.values) == 5
-    assert not pairs.converged.all()
-    assert pairs.products == 25
-    assert (pairs.residuals[~pairs.converged] > 1e-10).all()
-
-
-def test_the_same_seed_gives_the_same_pairs_with_a_fixed_sign():
-    operator = Dense(symmetric(SPECTRUM))
-    a, b = (eigenpairs(operator, 3, generator=seeded(0)) for _ in range(2))
-    assert torch.equal(a.vectors, b.vectors)
-    c = eigenpairs(operator, 3, tol=1e-10, generator=seeded(1))
-    assert torch.allclose(a.vectors, c.vectors, atol=1e-2)  # their residuals are below 1e-3 relative
-    assert (c.vectors.gather(0, c.vectors.abs().argmax(0, keepdim=True)) > 0).all()
-
-
-def test_more_pairs_than_the_default_budget_need_no_further_argument():
-    pairs = eigenpairs(Dense(symmetric(np.arange(400.0))), 350, generator=seeded(0))
-    assert len(pairs.values) == 350
-
-
-def test_bad_input_to_eigenpairs_is_named():
-    operator = Dense(torch.eye(3))
-    for options, message in (
-        ({"k": 0}, "k=0.*1 to the operator's 3"),
-        ({"k": 4}, "k=4"),
-        ({"k": 1, "tol": 0.0}, "tol=0.0"),
-        ({"k": 1, "which": "top"}, "which='top'.*magnitude"),
-        ({"k": 2, "max_products": 1}, "max_products=1"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            eigenpairs(operator, **options)
-
-
-# --- density ---------------------------------------------------------------------------------------
 
 
 def test_full_depth_quadrature_is_exact_in_every_probes_moments():
@@ -176,6 +82,136 @@ def test_rules_with_fewer_nodes_are_padded_without_weight():
     np.testing.assert_allclose(density.nodes, 2, rtol=1e-6)  # float32
     np.testing.assert_allclose(density.weights, [[1, 0, 0], [1, 0, 0]], rtol=1e-6)
     assert density.cost.products == 2
+
+
+def _measures(operator: Dense, probes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each probe's own spectral measure: the eigenvalues (n,), and the squared coordinates (probes, n)."""
+    values, vectors = torch.linalg.eigh(operator.matrix)
+    generator = seeded(seed)
+    v = torch.stack([unit(operator.size, generator, DOUBLE, operator.device) for _ in range(probes)])
+    return values.numpy(), (v @ vectors).square().numpy()
+
+
+PROBLEMS = {
+    "outliers": SPECTRUM,
+    "even": np.linspace(-1, 3, 80),
+    "half zero": np.concatenate([np.zeros(40), np.geomspace(1e-4, 10, 40)]),
+    "two": np.repeat([-1.0, 2.0], [30, 10]),
+    "heavy tail": 1 / np.arange(1, 101) ** 2 - 1e-3,
+}
+
+
+@pytest.mark.parametrize("low_memory", [False, True])
+@pytest.mark.parametrize("steps", [1, 2, 9, 30])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_the_a_posteriori_bounds_hold_the_true_distance(name, steps, low_memory):
+    operator = Dense(symmetric(PROBLEMS[name]))
+    rule = spectral_density(operator, steps=steps, probes=3, low_memory=low_memory, generator=seeded(0))
+    values, masses = _measures(operator, 3, seed=0)
+    margin = 1e-9  # of nodes that are the eigenvalues to rounding, the CDFs jump on either side
+    t = np.sort(
+        np.concatenate([values - margin, values + margin, rule.nodes.ravel() - margin, rule.nodes.ravel() + margin])
+    )
+    exact = np.stack([(mass[:, None] * (values[:, None] <= t)).sum(0) for mass in masses])
+    found = np.stack([(w[:, None] * (x[:, None] <= t)).sum(0) for x, w in zip(rule.nodes, rule.weights, strict=True)])
+    away = (abs(t[:, None] - np.concatenate([values, rule.nodes.ravel()])) > 0.5 * margin).all(axis=1)
+    assert (abs(exact - found).max(axis=1) <= rule.weights.max(axis=1) + 1e-9).all()
+    if not low_memory:  # ghosts move nodes by more than the margin
+        low, high = rule.cdf_band(t[away], errors=0)
+        assert (low - 1e-9 <= exact.mean(0)[away]).all()
+        assert (exact.mean(0)[away] <= high + 1e-9).all()
+    inside = rule.support[0] <= values[0] + margin and values[-1] <= rule.support[1] + margin
+    assert inside or steps < 9  # fewer steps cannot know how far the spectrum reaches
+    if not inside:
+        return
+    width = 0.05 * np.ptp(values)
+    wasserstein = (abs(exact - found)[:, :-1] * np.diff(t)).sum(axis=1).mean()
+    assert wasserstein <= rule.wasserstein_bound() + 1e-8
+    grid = np.linspace(values[0] - 3 * width, values[-1] + 3 * width, 301)
+    bumps = np.exp(-(((grid - values[:, None]) / width) ** 2) / 2) / (width * np.sqrt(2 * np.pi))
+    low, high = rule.density_band(grid, width, errors=0)
+    truth = masses.mean(0) @ bumps
+    assert (low - 1e-8 <= truth).all()
+    assert (truth <= high + 1e-8).all()
+
+
+def test_the_band_with_sampling_errors_holds_the_spectrum():
+    operator = Dense(symmetric(PROBLEMS["heavy tail"]))
+    pairs = eigenpairs(operator, 5, tol=1e-8, generator=seeded(0))
+    rule = spectral_density(operator, steps=20, probes=10, deflate=pairs, generator=seeded(1))
+    t = np.linspace(-0.1, 1.1, 500)
+    low, high = rule.cdf_band(t, errors=3)
+    exact = np.searchsorted(np.sort(PROBLEMS["heavy tail"]), t, side="right") / 100
+    assert (low <= exact).all()
+    assert (exact <= high).all()
+    assert (high - low).mean() < 0.1  # and says something
+
+
+def test_the_basis_free_rule_agrees_on_the_density():
+    operator = Dense(symmetric(PROBLEMS["heavy tail"]))
+    full, bare = (
+        spectral_density(operator, steps=40, probes=3, low_memory=low, generator=seeded(0)) for low in (False, True)
+    )
+    grid = full.grid(0.05)
+    # the rules are the same to what ghosts split among near nodes
+    np.testing.assert_allclose(bare.density(grid, 0.05), full.density(grid, 0.05), atol=1e-6)
+    assert bare.trace()[0] == pytest.approx(full.trace()[0], rel=1e-9)
+
+
+def test_function_traces_moments_and_log_determinants():
+    operator = Dense(symmetric(SPECTRUM))
+    rule = spectral_density(operator, steps=50, probes=3, generator=seeded(0))
+    exact = spectral_density(
+        operator, probes=1, steps=50, deflate=eigenpairs(operator, 49, tol=1e-12, generator=seeded(0))
+    )
+    # with 49 of 50 eigenvalues known, the probe finds the last one
+    assert exact.log_determinant(6.0)[0] == pytest.approx(np.log1p(SPECTRUM / 6).sum(), rel=1e-9)
+    assert exact.moment(3)[0] == pytest.approx((SPECTRUM**3).mean(), rel=1e-9)
+    assert exact.function_trace(np.exp)[0] == pytest.approx(np.exp(SPECTRUM).sum(), rel=1e-9)
+    with pytest.raises(ValueError, match="eigenvalue -5 <= -gamma: give gamma above 5"):
+        rule.log_determinant(4.0)
+    with pytest.raises(ValueError, match="gamma=0"):
+        rule.log_determinant(0.0)
+
+
+def test_the_summary_of_a_spectrum_with_ten_outliers():
+    outliers = np.linspace(20, 40, 10)
+    bulk = np.concatenate([np.zeros(50), np.linspace(0.1, 2, 30), np.full(10, -1.0)])
+    operator = Dense(symmetric(np.concatenate([outliers, bulk])))
+    pairs = eigenpairs(operator, 15, which="largest", tol=1e-8, generator=seeded(0))
+    summary = spectral_density(operator, steps=60, probes=30, deflate=pairs, generator=seeded(1)).summary()
+    assert summary["outliers"] == 10
+    assert summary["bulk_edge"] == pytest.approx(2, abs=1e-6)
+    assert (summary["lowest"], summary["highest"]) == (pytest.approx(-1), pytest.approx(40))
+    for share, exact in (("near_zero", 0.5), ("negative", 0.1), ("trace", outliers.sum() + bulk.sum())):
+        assert abs(summary[share] - exact) < 4 * summary[f"{share}_stderr"]
+
+
+def test_more_probes_are_merged_and_more_steps_go_on(tmp_path):
+    operator = Dense(symmetric(PROBLEMS["heavy tail"]))
+    generator = seeded(0)
+    parts = [spectral_density(operator, steps=20, probes=probes, generator=generator) for probes in (2, 3)]
+    whole = spectral_density(operator, steps=20, probes=5, generator=seeded(0))
+    merged = parts[0].merged(parts[1])
+    np.testing.assert_array_equal(merged.nodes, whole.nodes)
+    np.testing.assert_array_equal(merged.weights, whole.weights)
+    assert merged.cost.products == 100
+    shorter = spectral_density(operator, steps=5, probes=1, generator=seeded(9))
+    assert merged.merged(shorter).trace()[0] == pytest.approx((5 * whole.trace()[0] + shorter.trace()[0]) / 6)
+    with pytest.raises(ValueError, match="of size 3"):
+        merged.merged(spectral_density(torch.eye(3), steps=1))
+
+    for low_memory in (False, True):
+        options = {"low_memory": low_memory, "runs": tmp_path / str(low_memory)}
+        spectral_density(operator, steps=12, probes=2, **options, generator=seeded(0))
+        longer = spectral_density(operator, steps=20, probes=5, **options, generator=seeded(0))
+        assert longer.cost.products == 100 - 24
+        at_once = spectral_density(operator, steps=20, probes=5, low_memory=low_memory, generator=seeded(0))
+        np.testing.assert_array_equal(longer.weights, at_once.weights)
+        with pytest.raises(ValueError, match="another generator"):
+            spectral_density(operator, steps=20, probes=5, **options, generator=seeded(1))
+        with pytest.raises(ValueError, match=r"steps=10.*has 20 already"):
+            spectral_density(operator, steps=10, probes=5, **options, generator=seeded(0))
 
 
 def test_bad_input_to_the_density_is_named():

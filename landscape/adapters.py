@@ -1,0 +1,192 @@
+"""Linear operators of other libraries as ours, ours as SciPy's, and whether an operator is symmetric at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse.linalg
+import torch
+from torch import Tensor
+
+from landscape.operators import Dense, LinearOperator
+from landscape.randomness import generator_or_new, normal
+
+__all__ = ["as_operator", "check_symmetric", "to_scipy"]
+
+
+class _FromSciPy:
+    """A ``scipy.sparse.linalg.LinearOperator``, which works on NumPy arrays on the CPU."""
+
+    def __init__(self, operator: Any) -> None:
+        _check_square(operator)
+        self._operator = operator
+        self.size = operator.shape[0]
+        self.dtype = torch.float32 if operator.dtype == np.float32 else torch.float64
+        self.device = torch.device("cpu")
+
+    def matvec(self, v: Tensor) -> Tensor:
+        return torch.as_tensor(self._operator.matvec(v.numpy()), dtype=self.dtype)
+
+
+class _FromPyHessian:
+    """A ``pyhessian.hessian``: its parameters and its product, on one flat vector."""
+
+    def __init__(self, hessian: Any) -> None:
+        self._hessian = hessian
+        self._shapes = [p.shape for p in hessian.params]
+        self.size = sum(p.numel() for p in hessian.params)
+        self.dtype, self.device = hessian.params[0].dtype, hessian.params[0].device
+
+    def matvec(self, v: Tensor) -> Tensor:
+        pieces = v.split([shape.numel() for shape in self._shapes])
+        along = [piece.view(shape) for piece, shape in zip(pieces, self._shapes, strict=True)]
+        if self._hessian.full_dataset:
+            _, product = self._hessian.dataloader_hv_product(along)
+        else:
+            # the gradient's graph was built by PyHessian's constructor and is kept for every product
+            product = torch.autograd.grad(self._hessian.gradsH, self._hessian.params, along, retain_graph=True)
+        return torch.cat([p.detach().reshape(-1) for p in product])
+
+
+class _FromCurvlinops:
+    """A ``curvlinops`` operator, which multiplies flat tensors on its own device."""
+
+    def __init__(self, operator: Any) -> None:
+        _check_square(operator)
+        self._operator = operator
+        self.size = operator.shape[0]
+        self.dtype, self.device = operator.dtype, operator.device
+
+    def matvec(self, v: Tensor) -> Tensor:
+        return (self._operator @ v).detach()
+
+
+class _ToSciPy(scipy.sparse.linalg.LinearOperator):
+    """One of ours for SciPy."""
+
+    def __init__(self, operator: LinearOperator) -> None:
+        self.operator = operator
+        # NumPy has no bfloat16, and in SciPy few routines take float16: float32 holds both exactly
+        dtype = np.float64 if operator.dtype == torch.float64 else np.float32
+        super().__init__(dtype, (operator.size, operator.size))
+
+    def _matvec(self, x: np.ndarray) -> np.ndarray:
+        # a copy, since SciPy's vectors may be read-only or views of what it is about to overwrite
+        v = torch.tensor(x.reshape(-1), dtype=self.operator.dtype, device=self.operator.device)
+        return self.operator.matvec(v).detach().cpu().double().numpy().astype(self.dtype)
+
+    def _adjoint(self) -> _ToSciPy:
+        return self
+
+
+def as_operator(source: Any) -> LinearOperator:
+    """Anything with a symmetric product as an operator of ours.
+
+    That the product is symmetric is checked of matrices only: of anything else ``check_symmetric`` can tell.
+
+    Args:
+        source: one of ours; a square tensor or array; a ``scipy.sparse.linalg.LinearOperator``; a
+            ``pyhessian.hessian`` object; or an operator of ``curvlinops``. What ``to_scipy`` made is unwrapped.
+
+    Raises:
+        TypeError: ``source`` is none of these.
+        ValueError: a matrix that is not square, floating and symmetric, or an operator that is not square.
+
+    Example:
+        >>> import torch
+        >>> as_operator(torch.diag(torch.tensor([1.0, 2.0]))).matvec(torch.ones(2))
+        tensor([1., 2.])
+    """
+    if isinstance(source, _ToSciPy):
+        return source.operator
+    if isinstance(source, scipy.sparse.linalg.LinearOperator):
+        return _FromSciPy(source)
+    if isinstance(source, LinearOperator):
+        return source
+    if isinstance(source, Tensor | np.ndarray):
+        return Dense(torch.as_tensor(source))
+    # by their names, so that neither package needs to be imported, nor curvlinops to be there
+    if type(source).__module__.partition(".")[0] == "pyhessian":
+        return _FromPyHessian(source)
+    names = {f"{base.__module__.partition('.')[0]}.{base.__name__}" for base in type(source).__mro__}
+    if "curvlinops.PyTorchLinearOperator" in names:
+        return _FromCurvlinops(source)
+    raise TypeError(
+        f"source={source!r} of type {type(source).__name__} is no operator: give an object with size, "
+        "dtype, device and matvec(v), a square tensor, a SciPy or curvlinops linear operator, or a pyhessian.hessian"
+    )
+
+
+def to_scipy(operator: Any) -> Any:
+    """A symmetric operator for SciPy's routines, such as ``scipy.sparse.linalg.eigsh``.
+
+    Args:
+        operator: anything that ``as_operator`` takes; n is its size. Products are still done by it, on its device.
+
+    Returns:
+        ``scipy.sparse.linalg.LinearOperator`` of shape (n, n) and dtype float64, or float32 for any other dtype than
+        float64. It is its own adjoint.
+
+    Raises:
+        TypeError, ValueError: as ``as_operator`` does.
+
+    Example:
+        >>> import torch
+        >>> matrix = torch.diag(torch.arange(9.0))
+        >>> scipy.sparse.linalg.eigsh(to_scipy(matrix), k=2, return_eigenvectors=False).round(3)
+        array([7., 8.], dtype=float32)
+    """
+    return _ToSciPy(as_operator(operator))
+
+
+def check_symmetric(operator: Any, generator: torch.Generator | None = None, *, tol: float | None = None) -> None:
+    """Refuse an operator whose product is not symmetric, at the price of two products.
+
+    With u and v drawn from N(0, I), u'Av - v'Au = u'(A - A')v has the standard deviation ||(A - A')v|| given v. It is
+    compared with ||Av|| + ||Au||, so the ratio is the relative asymmetry times a standard normal number, whatever n
+    is: an asymmetry of s passes with a probability of about 0.8 tol/s.
+
+    Args:
+        operator: anything that ``as_operator`` takes; n is its size.
+        generator: of u and v. Default: seeded by the operating system.
+        tol: relative asymmetry that passes. Default: the square root of the dtype's eps, 3e-4 in float32 and 1.5e-8 in
+            float64. That is half of the digits: far more than sums in another order lose, far less than an error in
+            a formula makes.
+
+    Raises:
+        ValueError: it is not symmetric, or tol is not positive.
+        FloatingPointError: a product is not finite.
+
+    Example:
+        >>> import torch
+        >>> check_symmetric(torch.diag(torch.arange(9.0)))
+    """
+    operator = as_operator(operator)
+    if tol is None:
+        tol = torch.finfo(operator.dtype).eps ** 0.5
+    if not tol > 0:
+        raise ValueError(f"tol={tol}: give a positive relative asymmetry, such as 1e-4, or None")
+    generator = generator_or_new(generator)
+    u, v = (normal(operator.size, generator, operator.dtype, operator.device) for _ in range(2))
+    # float64, so that only the products themselves are rounded
+    av, au = (operator.matvec(w).detach().cpu().double() for w in (v, u))
+    one, other = float(u.to(av) @ av), float(v.to(au) @ au)
+    scale = float(av.norm() + au.norm())
+    if not scale < float("inf"):
+        raise FloatingPointError(
+            "a product of operator with a random vector is not finite: the loss or its derivatives overflow at theta, "
+            "so check f(theta) and its gradient there first"
+        )
+    if abs(one - other) > tol * scale:
+        raise ValueError(
+            f"operator is not symmetric: for two random vectors u'Av = {one:.9g} but v'Au = {other:.9g}, apart by more "
+            f"than tol={tol:.2g} times ||Av|| + ||Au|| = {scale:.3g}. Give a symmetric one, such as (A + A') / 2; fix "
+            "what it is of, if each call draws other data or dropout; or give a larger tol, if its products are "
+            "rounded more coarsely than its dtype, as TF32's are"
+        )
+
+
+def _check_square(operator: Any) -> None:
+    if operator.shape[0] != operator.shape[1]:
+        raise ValueError(f"operator has shape {tuple(operator.shape)}: give a square one")

@@ -1,0 +1,273 @@
+"""Extreme eigenpairs by one Lanczos run, restarted thickly where its basis would outgrow the memory.
+
+For a Ritz pair (theta, y = Q's) the residual ||H y - theta y|| is beta_m |s_mi|, up to rounding (Parlett 1998), so it
+costs no product. An eigenvalue of H lies within the residual r of theta. Where no other one is nearer than a gap g, it
+is nearer still, within r^2 / g (Kato 1949; Temple 1928).
+
+A run from one vector sees one copy of a multiple eigenvalue. When all wanted pairs have converged, the run starts anew
+from a random vector orthogonal to them, until nothing more extreme turns up.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from landscape.adapters import as_operator
+from landscape.lanczos import Lanczos
+from landscape.operators import LinearOperator
+from landscape.progress import Progress, silent
+from landscape.randomness import generator_or_new, unit
+from landscape.results import Cost, Eigenpairs
+
+__all__ = ["eigenpairs"]
+
+_CHECK_EVERY = 5  # steps between looks at the residuals: a look costs an eigh of T
+_BASIS_BYTES = 2**30  # of the basis, unless max_basis says otherwise
+
+
+def eigenpairs(
+    operator: Any,
+    k: int,
+    *,
+    which: str = "magnitude",
+    tol: float = 1e-3,
+    relative_to: str = "largest",
+    copies: bool = True,
+    max_products: int | None = None,
+    max_basis: int | None = None,
+    start: Tensor | None = None,
+    resume: str | Path | None = None,
+    generator: torch.Generator | None = None,
+    progress: Progress = silent,
+) -> Eigenpairs:
+    """k extreme eigenpairs of a symmetric operator, each with its residual.
+
+    A converged eigenvalue is within ``tol * |lambda_max|`` of an eigenvalue of the operator, and by far
+    nearer where it is well separated (the error is then quadratic in the residual).
+
+    Args:
+        operator: anything that ``as_operator`` takes; n is its size.
+        k: how many pairs, 1 to n.
+        which: ``"magnitude"`` (largest |lambda| first), ``"largest"`` (algebraic, descending),
+            ``"smallest"`` (ascending), or ``"both"`` (the k - k//2 largest, descending, then the k//2
+            smallest, ascending).
+        tol: residual asked for, relative to what ``relative_to`` names.
+        relative_to: ``"largest"``: to |lambda_max|; ``"own"``: to each pair's own |lambda|, for eigenvalues that are
+            wanted to so many digits though they are small, such as the negative ones of a trained network.
+        copies: whether to look for further copies of multiple eigenvalues once all pairs have converged, which takes
+            about log n + 5 further products. Without it a multiple eigenvalue may be found once only.
+        max_products: products at most. Pairs that are not done by then come with ``converged`` False.
+            Default: 300, or 3 k where that is more.
+        max_basis: vectors of shape (n,) to hold at most, at least k + 2. Default: what fits in 1 GiB, and at least
+            2 k + 20. With fewer, the run restarts, and takes more products.
+        start: vectors (n,) or (n, j) near the ones wanted, such as the ``vectors`` found at an earlier checkpoint.
+            Default: random.
+        resume: a file that keeps the run's state between looks, every few products. Where it exists, the run goes on
+            from it, to the same result bit for bit; it is removed at the end.
+        generator: of the starting vector. Default: seeded by the operating system.
+        progress: called as ``progress(iterable, description)``; ``tqdm.tqdm`` fits. It most often ends early.
+
+    Returns:
+        Eigenpairs; each vector's entry of largest magnitude is positive.
+
+    Raises:
+        ValueError: k, which, tol, relative_to, max_products, max_basis or start out of range; a file of another run.
+        FloatingPointError: a product is not finite.
+
+    Example:
+        >>> pairs = eigenpairs(torch.diag(torch.arange(9.0)), 2, which="largest")
+        >>> pairs.values.round(3)
+        array([8., 7.])
+    """
+    began = time.perf_counter()
+    operator = as_operator(operator)
+    if not 1 <= k <= operator.size:
+        raise ValueError(f"k={k}: give a number of pairs from 1 to the operator's {operator.size}")
+    if tol <= 0:
+        raise ValueError(f"tol={tol}: give a positive relative residual, such as 1e-3")
+    max_products = max(300, 3 * k) if max_products is None else max_products
+    if max_products < k:
+        raise ValueError(f"max_products={max_products}: give at least k={k}")
+    if which not in _ORDERS:
+        raise ValueError(f"which={which!r}: give one of {tuple(_ORDERS)}")
+    if relative_to not in ("largest", "own"):
+        raise ValueError(f"relative_to={relative_to!r}: give 'largest' or 'own'")
+    generator = generator_or_new(generator)
+    search = _Search(operator, k, _ORDERS[which], tol, relative_to == "own", copies)
+    search.room = _room(operator, k, max_basis)
+    settings = {"n": operator.size, "k": k, "which": which, "tol": tol, "relative_to": relative_to, "copies": copies}
+    if resume is not None and Path(resume).exists():
+        search.load(resume, settings, generator)
+    else:
+        search.run = Lanczos(operator, _start(start, operator, generator))
+    for _ in progress(itertools.count(), "eigenpairs"):
+        search.extend(max_products)
+        if search.settled(max_products, generator):
+            break
+        if resume is not None:
+            search.save(resume, settings, generator)
+    if resume is not None:
+        Path(resume).unlink(missing_ok=True)
+    values, s, residuals, converged = search.wanted()
+    vectors = search.run.combine(s)
+    vectors = vectors / vectors.norm(dim=0)
+    peaks = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
+    return Eigenpairs(
+        values=values.numpy(),
+        vectors=(vectors * peaks.sign()).cpu(),
+        residuals=residuals.numpy(),
+        converged=converged.numpy(),
+        which=which,
+        tol=tol,
+        cost=Cost(products=search.run.products, seconds=time.perf_counter() - began),
+    )
+
+
+class _Search:
+    """A Lanczos run, and what is known so far of the pairs wanted."""
+
+    run: Lanczos
+    room: int  # vectors that the basis may hold
+
+    def __init__(
+        self,
+        operator: LinearOperator,
+        k: int,
+        order: Callable[[Tensor, int], Tensor],
+        tol: float,
+        own_scale: bool,
+        copies: bool,
+    ) -> None:
+        self._operator, self._k, self._order = operator, k, order
+        self._tol, self._own_scale, self._copies = tol, own_scale, copies
+        self._found: Tensor | None = None  # the values wanted when the run last started anew
+        self._since = 0  # products since then
+        self._locked = torch.zeros(
+            0, dtype=torch.float64
+        )  # residuals of the pairs that were locked then, the first of the basis
+
+    def extend(self, max_products: int) -> None:
+        """Do some steps, after a restart where the basis is full."""
+        if self.run.steps >= self.room and not self.run.invariant:
+            values, s = self.run.ritz()
+            # beside the wanted pairs, the next ones: they speed up what follows
+            keep = min(self._k + (self.room - self._k) // 2, self.room - 1)
+            best = self._order(values, keep)
+            self._keep(values[best], s[:, best])
+        before = self.run.products
+        self.run.extend(min(_CHECK_EVERY, self.room - self.run.steps, max_products - self.run.products))
+        self._since += self.run.products - before
+
+    def settled(self, max_products: int, generator: torch.Generator) -> bool:
+        """Whether the search is over; where only copies may be missing, it starts anew."""
+        values, s, residuals, converged = self.wanted()
+        if self.run.products >= max_products or self.run.steps == self._operator.size:
+            return True
+        done = len(values) == self._k and bool(converged.all())
+        if done and not self._copies:
+            return True
+        if not done and not self.run.invariant:
+            return False
+        if not self._changed(values):
+            # a heuristic: so many steps from a random vector show an eigenvalue that stands out, since the error of
+            # the most extreme Ritz value falls exponentially (Kuczynski & Wozniakowski 1992)
+            enough = math.ceil(math.log(self._operator.size)) + 5
+            if done and (self.run.invariant or self._since >= enough):
+                return True
+            if not self.run.invariant:
+                return False
+        self._found, self._since = values, 0
+        if not self.run.invariant:
+            self.run.lock(values, s, generator)
+            self._locked = residuals
+        else:
+            if self.run.steps >= self.room:
+                self._keep(values, s)
+            self.run.restart(generator)
+        return False
+
+    def wanted(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Ritz values (k,), their coordinates (m, k), residuals and which have converged, fewer where m < k."""
+        ritz, s = self.run.ritz()
+        best = self._order(ritz, self._k)
+        residuals = torch.hypot(self._neglected(s), self.run.beta * s[-1])[best]
+        scale = ritz[best].abs() if self._own_scale else ritz.abs().max()
+        # of what is zero, no more can be asked than rounding allows
+        floor = torch.finfo(self._operator.dtype).eps * self.run.steps**0.5 * ritz.abs().max()
+        return ritz[best], s[:, best], residuals, residuals <= (self._tol * scale).clamp(min=float(floor))
+
+    def _keep(self, values: Tensor, s: Tensor) -> None:
+        self._locked = self._neglected(s)
+        self.run.compress(values, s)
+
+    def _neglected(self, s: Tensor) -> Tensor:
+        """The part of Ritz pairs' residuals that locking left out of T."""
+        return (s[: len(self._locked)] * self._locked[:, None]).norm(dim=0)
+
+    def _changed(self, values: Tensor) -> bool:
+        if self._found is None or len(self._found) != len(values):
+            return True
+        return bool((values - self._found).abs().max() > self._tol * values.abs().max())
+
+    def save(self, path: str | Path, settings: dict[str, Any], generator: torch.Generator) -> None:
+        """Write the state, whole or not at all."""
+        state = {
+            "settings": settings,
+            "run": self.run.state(),
+            "search": (self._found, self._since, self._locked),
+            "generator": generator.get_state(),
+        }
+        torch.save(state, f"{path}.part")
+        os.replace(f"{path}.part", path)
+
+    def load(self, path: str | Path, settings: dict[str, Any], generator: torch.Generator) -> None:
+        """Go on from what :meth:`save` wrote."""
+        state = torch.load(path, weights_only=True)
+        if state["settings"] != settings:
+            raise ValueError(f"resume={str(path)!r} is of a run with {state['settings']}, not {settings}: remove it")
+        self.run = Lanczos.resume(self._operator, state["run"])
+        self._found, self._since, self._locked = state["search"]
+        generator.set_state(state["generator"])
+
+
+def _room(operator: LinearOperator, k: int, max_basis: int | None) -> int:
+    if max_basis is None:
+        bytes_each = operator.size * torch.finfo(operator.dtype).bits // 8
+        max_basis = max(2 * k + 20, _BASIS_BYTES // bytes_each)
+    elif max_basis < k + 2:
+        raise ValueError(f"max_basis={max_basis}: give at least k + 2 = {k + 2} vectors")
+    return min(max_basis, operator.size)
+
+
+def _start(start: Tensor | None, operator: LinearOperator, generator: torch.Generator) -> Tensor:
+    random = unit(operator.size, generator, operator.dtype, operator.device)
+    if start is None:
+        return random
+    if start.shape[0] != operator.size or start.dim() > 2:
+        raise ValueError(f"start has shape {tuple(start.shape)}: give vectors of shape (n, j) with n={operator.size}")
+    known = start.to(random).reshape(operator.size, -1).sum(1)
+    # some of a random vector, so that what the known ones lack is found too
+    return known / known.norm() + 0.1 * random
+
+
+def _both(ritz: Tensor, k: int) -> Tensor:
+    few = min(k, len(ritz))
+    low = few // 2
+    return torch.cat([ritz.argsort(descending=True)[: few - low], ritz.argsort()[:low]])
+
+
+_ORDERS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "magnitude": lambda ritz, k: ritz.abs().argsort(descending=True)[:k],
+    "largest": lambda ritz, k: ritz.argsort(descending=True)[:k],
+    "smallest": lambda ritz, k: ritz.argsort()[:k],
+    "both": _both,
+}

@@ -1,0 +1,269 @@
+"""The distribution of the n eigenvalues as a quadrature rule per probe; everything else is a view of the rules.
+
+Two errors are told. The spread over probes is that of a sample. The rule of one probe differs from the probe's own
+spectral measure by what m nodes can miss: the measure's CDF Psi interlaces the rule's, with C_j = w_1 + ... + w_j,
+
+    C_{j-1} <= Psi(t) <= C_{j+1}   for t between node_j and node_{j+1}   (Chebyshev, Markov, Stieltjes),
+
+so that the Kolmogorov-Smirnov distance is at most max_j w_j, and the Wasserstein-1 distance at most
+sum_j (node_{j+1} - node_j) max(w_j, w_{j+1}), where the ends of the support count as nodes without weight (Chen,
+Trogdon & Ubaru 2021). The support itself is estimated, so what depends on it is sure only once the outermost nodes
+have settled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+
+from landscape.results.records import Cost, standard_error
+
+__all__ = ["SpectralDensity"]
+
+
+@dataclass(frozen=True)
+class SpectralDensity:
+    """The distribution of the n eigenvalues: some of them exactly, the others as a quadrature rule per probe.
+
+    A probe's rule sum_j w_j delta(t - node_j) has the moments of the spectral measure seen from that
+    probe, exact up to degree 2 steps - 1. With k eigenvalues known, the mean over probes of
+
+        1/n (sum_i delta(t - known_i) + (n - k) sum_j w_j delta(t - node_j))
+
+    estimates 1/n sum_i delta(t - lambda_i). A rule with fewer nodes (an invariant space was found) is
+    padded by weights of zero.
+    """
+
+    nodes: Annotated[np.ndarray, "probe", "step"]  # (probes, steps), Ritz values, ascending
+    weights: Annotated[np.ndarray, "probe", "step"]  # (probes, steps), each probe's sum to 1
+    known: Annotated[np.ndarray, "pair"]  # (k,), eigenvalues that were deflated; often none
+    support: Annotated[np.ndarray, "end"]  # (2,), what the rest lies in: outermost nodes -+ the last beta
+    size: int  # n
+    cost: Cost
+
+    def function_mean(self, function: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
+        """tr function(H) / n and its standard error over probes (NaN for one probe).
+
+        Example:
+            >>> nodes, weights = np.array([[1.0, 3.0]]), np.array([[0.5, 0.5]])
+            >>> rule = SpectralDensity(nodes, weights, np.zeros(0), np.array([1.0, 3.0]), 10, Cost())
+            >>> float(rule.function_mean(np.square)[0])
+            5.0
+        """
+        draws = self.per_probe(function)
+        return float(draws.mean()), float(standard_error(draws))
+
+    def per_probe(self, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Each probe's estimate of tr function(H) / n, shape (probes,)."""
+        rest = (self.weights * function(self.nodes)).sum(axis=1)
+        k = len(self.known)
+        return (function(self.known).sum() + (self.size - k) * rest) / self.size
+
+    def atoms(self) -> tuple[np.ndarray, np.ndarray]:
+        """The measure averaged over probes: where it has mass, ascending, and how much; the sum is 1."""
+        share = (self.size - len(self.known)) / self.size / len(self.nodes)
+        places = np.concatenate([self.known, self.nodes.ravel()])
+        masses = np.concatenate([np.full(len(self.known), 1 / self.size), self.weights.ravel() * share])
+        order = np.argsort(places)
+        return places[order], masses[order]
+
+    def function_trace(self, function: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
+        """tr function(H) and its standard error over probes."""
+        mean, error = self.function_mean(function)
+        return self.size * mean, self.size * error
+
+    def trace(self) -> tuple[float, float]:
+        """tr H and its standard error over probes."""
+        return self.function_trace(lambda t: t)
+
+    def moment(self, degree: int) -> tuple[float, float]:
+        """tr H^degree / n and its standard error over probes; exact per probe below degree 2 steps."""
+        return self.function_mean(lambda t: t**degree)
+
+    def log_determinant(self, gamma: float) -> tuple[float, float]:
+        """log det(I + H / gamma) and its standard error over probes.
+
+        Raises:
+            ValueError: gamma is not positive, or I + H / gamma is not positive definite.
+        """
+        if gamma <= 0:
+            raise ValueError(f"gamma={gamma}: give a positive one")
+        lowest = float(np.append(self.known, self.nodes).min())
+        if lowest <= -gamma:
+            raise ValueError(
+                f"gamma={gamma}: I + H/gamma has no log-determinant, as H has the eigenvalue {lowest:.3g} <= -gamma: "
+                f"give gamma above {-lowest:.3g}"
+            )
+        return self.function_trace(lambda t: np.log1p(t / gamma))
+
+    def mass(self, low: float, high: float) -> tuple[float, float]:
+        """The share of eigenvalues in [low, high] and its standard error over probes."""
+        return self.function_mean(lambda t: (t >= low) & (t <= high))
+
+    def cdf(self, t: np.ndarray) -> np.ndarray:
+        """The share of eigenvalues <= t, averaged over probes; same shape as ``t``."""
+        places, masses = self.atoms()
+        below = np.concatenate([[0.0], np.cumsum(masses)])
+        return below[np.searchsorted(places, t, side="right")]
+
+    def histogram(self, edges: np.ndarray) -> np.ndarray:
+        """Estimated number of eigenvalues in each bin, shape (len(edges) - 1,).
+
+        Bins are half-open but for the last, as NumPy's are. They sum to n if the edges span all nodes.
+        """
+        places, masses = self.atoms()
+        return np.histogram(places, bins=edges, weights=masses * self.size)[0]
+
+    def density(self, grid: np.ndarray, width: float) -> np.ndarray:
+        """The measure smoothed by a Gaussian of standard deviation ``width``, at each point of ``grid``.
+
+        Smoothing is a view: it has its own error, at most ``width`` in Wasserstein-1 distance. What of
+        the mass lies outside the grid stays outside; :meth:`grid` makes one that holds all of it.
+        """
+        return self.density_per_probe(grid, width).mean(axis=0)
+
+    def density_per_probe(self, grid: np.ndarray, width: float) -> np.ndarray:
+        """Likewise for each probe, shape (probes, len(grid))."""
+
+        def bump(at: float) -> Callable[[np.ndarray], np.ndarray]:
+            return lambda t: np.exp(-(((t - at) / width) ** 2) / 2) / (width * np.sqrt(2 * np.pi))
+
+        return np.stack([self.per_probe(bump(at)) for at in grid], axis=1)
+
+    def grid(self, width: float, points: int = 1001) -> np.ndarray:
+        """An even grid that reaches five widths beyond every node and known eigenvalue."""
+        places, _ = self.atoms()
+        return np.linspace(places[0] - 5 * width, places[-1] + 5 * width, points)
+
+    def ks_bound(self) -> float:
+        """At most so far are the CDFs of the rules from those of the probes' own measures, averaged over probes."""
+        return self._share * float(self.weights.max(axis=1).mean())
+
+    def wasserstein_bound(self) -> float:
+        """Likewise in Wasserstein-1 distance, in the units of the eigenvalues."""
+        places, heights = self._steps()
+        return self._share * float((np.diff(places, axis=1) * heights).sum(axis=1).mean())
+
+    def cdf_band(self, t: np.ndarray, errors: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
+        """Between which values the CDF lies at ``t`` (T,): quadrature bounds and so many standard errors over probes.
+
+        With ``errors=0`` the quadrature bounds alone, which are sure; with others it is NaN for one probe.
+        """
+        before = np.pad(np.cumsum(self.weights, axis=1), ((0, 0), (1, 0)))  # C_0 = 0, C_1, ..., C_m
+        j = np.stack([np.searchsorted(nodes, t, side="right") for nodes in self.nodes])
+        last = self.nodes.shape[1]
+        low, high = (np.take_along_axis(before, np.clip(j + step, 0, last), axis=1) for step in (-1, 1))
+        middle = np.take_along_axis(before, j, axis=1)
+        spread = errors * standard_error(middle.T) if errors else 0.0
+        counted = (self.known[:, None] <= t).sum(axis=0) / self.size
+        ends = (counted + self._share * bound for bound in (low.mean(axis=0) - spread, high.mean(axis=0) + spread))
+        low, high = (np.clip(end, 0, 1) for end in ends)  # as every CDF is
+        return low, high
+
+    def density_band(self, grid: np.ndarray, width: float, errors: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
+        """Between which values the smoothed density lies: quadrature bounds and so many standard errors over probes.
+
+        The quadrature's part is |int bump' (Psi - C)| <= sum_j max(w_j, w_{j+1}) times the bump's total variation
+        between node_j and node_{j+1}.
+        """
+        places, heights = self._steps()
+
+        def bump(distance: np.ndarray) -> np.ndarray:
+            return np.exp(-((distance / width) ** 2) / 2) / (width * np.sqrt(2 * np.pi))
+
+        missed = np.zeros(len(grid))
+        for nodes, height in zip(places, heights, strict=True):
+            at = bump(grid[:, None] - nodes)
+            inside = (nodes[:-1] < grid[:, None]) & (grid[:, None] < nodes[1:])
+            peak = 2 * bump(np.zeros(1)) - at[:, :-1] - at[:, 1:]
+            variation = np.where(inside, peak, abs(np.diff(at, axis=1)))
+            missed += self._share * variation @ height / len(places)
+        draws = self.density_per_probe(grid, width)
+        middle, half = draws.mean(axis=0), missed + (errors * standard_error(draws.T) if errors else 0.0)
+        return np.maximum(middle - half, 0), middle + half
+
+    def _steps(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where the CDFs may jump (probes, m + 2), the support's ends included, and how far they may be off between."""
+        low, high = (np.full((len(self.nodes), 1), end) for end in self.support)
+        places = np.concatenate([np.minimum(low, self.nodes[:, :1]), self.nodes, high], axis=1)
+        places = np.maximum.accumulate(places, axis=1)
+        padded = np.pad(self.weights, ((0, 0), (1, 1)))
+        return places, np.maximum(padded[:, :-1], padded[:, 1:])
+
+    @property
+    def _share(self) -> float:
+        """How much of the measure the rules stand for."""
+        return (self.size - len(self.known)) / self.size
+
+    def fraction_near_zero(self, threshold: float) -> tuple[float, float]:
+        """The share of eigenvalues within ``threshold`` of zero and its standard error over probes."""
+        return self.mass(-threshold, threshold)
+
+    def outliers(self) -> tuple[int, float]:
+        """How many large eigenvalues stand apart from the bulk, and where the bulk ends.
+
+        A heuristic: the known eigenvalues and the largest of the rest, in descending order, are cut at their widest
+        ratio lambda_i / lambda_{i+1}. Without known eigenvalues there is nothing to count.
+        """
+        rest = float(self.nodes.max())
+        top = np.append(np.sort(self.known[self.known > max(rest, 0)])[::-1], rest)
+        if len(top) == 1 or rest <= 0:
+            return 0, rest
+        count = int((top[:-1] / top[1:]).argmax()) + 1
+        return count, float(top[count])
+
+    def summary(self, threshold: float | None = None) -> dict[str, float]:
+        """The spectrum in a few numbers.
+
+        Args:
+            threshold: what counts as zero. Default: a thousandth of the largest |lambda|.
+        """
+        places, _ = self.atoms()
+        largest = float(max(abs(places[0]), abs(places[-1])))
+        threshold = 1e-3 * largest if threshold is None else threshold
+        count, edge = self.outliers()
+        trace, trace_error = self.trace()
+        near, near_error = self.fraction_near_zero(threshold)
+        negative, negative_error = self.mass(-np.inf, np.nextafter(-threshold, -np.inf))
+        return {
+            "lowest": float(places[0]),
+            "highest": float(places[-1]),
+            "trace": trace,
+            "trace_stderr": trace_error,
+            "outliers": count,
+            "bulk_edge": edge,
+            "threshold": threshold,
+            "near_zero": near,
+            "near_zero_stderr": near_error,
+            "negative": negative,
+            "negative_stderr": negative_error,
+            "ks_bound": self.ks_bound(),
+            "wasserstein_bound": self.wasserstein_bound(),
+        }
+
+    def merged(self, other: SpectralDensity) -> SpectralDensity:
+        """Both results' probes together, of the same operator with the same eigenvalues known.
+
+        Raises:
+            ValueError: they are of different sizes, or know different eigenvalues.
+        """
+        if self.size != other.size or not np.array_equal(self.known, other.known):
+            raise ValueError(
+                f"other is of size {other.size} with {len(other.known)} eigenvalues known, this of {self.size} with "
+                f"{len(self.known)}: merge densities of one operator with the same deflation"
+            )
+        steps = max(self.nodes.shape[1], other.nodes.shape[1])
+        pads = [((0, 0), (0, steps - rule.nodes.shape[1])) for rule in (self, other)]
+        return SpectralDensity(
+            nodes=np.concatenate([np.pad(r.nodes, p, mode="edge") for r, p in zip((self, other), pads, strict=True)]),
+            weights=np.concatenate([np.pad(r.weights, p) for r, p in zip((self, other), pads, strict=True)]),
+            known=self.known,
+            support=np.array([min(self.support[0], other.support[0]), max(self.support[1], other.support[1])]),
+            size=self.size,
+            cost=Cost(
+                products=self.cost.products + other.cost.products, seconds=self.cost.seconds + other.cost.seconds
+            ),
+        )

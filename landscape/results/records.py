@@ -1,0 +1,164 @@
+"""What the analyses return: frozen records of CPU arrays.
+
+An array's dimensions are declared in its type, ``Annotated[np.ndarray, "probe", "step"]``. All arrays are NumPy's but
+the eigenvectors, which are torch tensors, as all points of the parameter space are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+
+__all__ = ["Comparison", "Cost", "Eigenpairs", "Line", "LocalEntropy", "Measures", "Plane", "standard_error"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a result took."""
+
+    values: int = 0  # evaluations of f over all its data
+    gradients: int = 0
+    products: int = 0  # Hessian-vector products
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Eigenpairs:
+    """Eigenvalues and eigenvectors, each with its residual."""
+
+    values: Annotated[np.ndarray, "pair"]  # (k,), in the order that `which` names
+    vectors: Annotated[torch.Tensor, "weight", "pair"]  # (n, k), unit columns
+    residuals: Annotated[np.ndarray, "pair"]  # (k,), ||H v - lambda v||: an eigenvalue is this near
+    converged: Annotated[np.ndarray, "pair"]  # (k,) bool, residual <= tol * |lambda_max|
+    which: str
+    tol: float
+    cost: Cost
+
+    @property
+    def products(self) -> int:
+        """Hessian-vector products spent, the residuals' included."""
+        return self.cost.products
+
+
+@dataclass(frozen=True)
+class LocalEntropy:
+    """F~(x; gamma, beta) = log E exp(-beta f(x')), x' ~ N(x, I/(beta gamma)), at one or more radii.
+
+    The arrays have the shape of the radius asked for: scalars for one, (radii,) for a sweep.
+    """
+
+    value: Annotated[np.ndarray, "radius"]  # F~; NaN where `reliable` is False for want of a meaning
+    stderr: Annotated[np.ndarray, "radius"]  # standard error of `value` over probes or samples
+    # what each draw (Laplace: probe) adds, linearised: their mean is `value`, their spread its error;
+    # results drawn with the same seed pair up draw by draw
+    contributions: Annotated[np.ndarray, "radius", "draw"]
+    # bool. Monte Carlo: whether enough draws carry it for its error to be known. Laplace: whether H + gamma I is
+    # positive, so that it exists; how far f is from its parabola it cannot know.
+    reliable: Annotated[np.ndarray, "radius"]
+    effective_samples: Annotated[np.ndarray, "radius"]  # of the weights exp(-beta f); NaN for Laplace
+    mean_loss: Annotated[np.ndarray, "radius"]  # E f(x') over the ball; NaN for Laplace
+    mean_loss_stderr: Annotated[np.ndarray, "radius"]
+    radius: Annotated[np.ndarray, "radius"]  # 1/sqrt(beta gamma), standard deviation per weight
+    gamma: Annotated[np.ndarray, "radius"]
+    loss: float  # f(x)
+    beta: float
+    size: int  # n; the typical ||x' - x|| is radius * sqrt(n)
+    method: str
+    note: str  # why some radii are not reliable, or ""
+    cost: Cost
+
+    @property
+    def method_name(self) -> str:
+        """As it is written in text."""
+        return {"laplace": "Laplace", "monte_carlo": "Monte Carlo"}[self.method]
+
+    @property
+    def free_energy(self) -> np.ndarray:
+        """-F~/beta, in units of the loss."""
+        return -self.value / self.beta
+
+    @property
+    def excess(self) -> np.ndarray:
+        """-F~/beta - f(x): how much the loss rises over the ball, softly averaged."""
+        return self.free_energy - self.loss
+
+    @property
+    def excess_stderr(self) -> np.ndarray:
+        """Its standard error."""
+        return self.stderr / self.beta
+
+    @property
+    def jensen_excess(self) -> np.ndarray:
+        """E f(x') - f(x), never below the true excess (Jensen); known even where F~ is not."""
+        return self.mean_loss - self.loss
+
+
+@dataclass(frozen=True)
+class Line:
+    """f(theta + a d) for each coordinate a; NaN and inf are kept."""
+
+    coordinates: Annotated[np.ndarray, "coordinates"]  # (points,), in multiples of d
+    loss: Annotated[np.ndarray, "coordinates"]  # (points,)
+    accuracy: Annotated[np.ndarray, "coordinates"]  # (points,), NaN where the objective knows none
+    direction_norm: float  # ||d||, so that a is a displacement of |a| ||d||
+    not_finite: int  # points where the loss is NaN or inf
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Plane:
+    """f(theta + a d1 + b d2) on a grid; NaN and inf are kept."""
+
+    a: Annotated[np.ndarray, "a"]  # (A,), in multiples of d1
+    b: Annotated[np.ndarray, "b"]  # (B,), in multiples of d2
+    loss: Annotated[np.ndarray, "a", "b"]  # (A, B)
+    direction_norms: Annotated[np.ndarray, "direction"]  # (2,), ||d1|| and ||d2||
+    cosine: float  # of the angle between d1 and d2
+    not_finite: int
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Measures:
+    """One number per measure and checkpoint, and its difference from the first checkpoint's.
+
+    Differences are paired: the probes, draws and examples were the same for all checkpoints, so the
+    standard error is that of the differences themselves. An error of 0 means exact for these examples, NaN that
+    it is not known; a value of NaN could not be told.
+    """
+
+    names: list[str]  # of the measures, with their units
+    flatter: list[str]  # "lower" or "higher": which way is flatter; "" where neither is
+    checkpoints: list[str]
+    values: Annotated[np.ndarray, "measure", "checkpoint"]
+    stderr: Annotated[np.ndarray, "measure", "checkpoint"]
+    differences: Annotated[np.ndarray, "measure", "checkpoint"]
+    differences_stderr: Annotated[np.ndarray, "measure", "checkpoint"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that was found of several checkpoints of one problem."""
+
+    names: list[str]  # of the checkpoints, the one that others are compared with first
+    results: dict[str, Any]  # "checkpoint/analysis" -> its record
+    measures: Measures
+    metadata: dict[str, dict[str, Any]]  # checkpoint -> what its file says of its training
+    settings: dict[str, Any]
+    provenance: dict[str, Any]  # versions, seeds, hashes of weights and data
+
+    def of(self, analysis: str) -> dict[str, Any]:
+        """The records of one analysis, by checkpoint; those checkpoints that have it."""
+        return {name: self.results[f"{name}/{analysis}"] for name in self.names if f"{name}/{analysis}" in self.results}
+
+
+def standard_error(draws: np.ndarray) -> np.ndarray:
+    """Of the mean over the last axis; NaN for a single draw, which has no spread to tell it from."""
+    count = draws.shape[-1]
+    if count < 2:
+        return np.full(draws.shape[:-1], np.nan)
+    with np.errstate(invalid="ignore"):  # draws that are not finite have no finite error
+        return draws.std(axis=-1, ddof=1) / np.sqrt(count)
