@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-REQUIREMENTS := setup.cfg pyproject.toml constraints.txt
+REQUIREMENTS := setup.cfg pyproject.toml constraints.txt benchmarks/peers.txt
 
 .PHONY: demo test check figures notebooks
 
@@ -35,4 +35,5 @@ notebooks: .venv/installed-test  ## execute the notebooks in place
 
 .venv/installed-test: $(REQUIREMENTS) | .venv/bin/python
 	$(INSTALL) --editable '.[test]'
+	$(INSTALL) --no-deps --requirement benchmarks/peers.txt
 	touch $@ .venv/installed

@@ -3,11 +3,12 @@
 from landscape.adapters import as_operator
 from landscape.checkpoints import Checkpoint, load_checkpoint
 from landscape.compare import CompareSettings, compare
+from landscape.cross_check import cross_check
 from landscape.directions import between, eigenvector, random_direction
 from landscape.eigenvalues import eigenpairs
 from landscape.local_entropy import local_entropy
 from landscape.objective import ModelObjective, Objective
-from landscape.operators import Dense, Hessian, LinearOperator
+from landscape.operators import Dense, GaussNewton, Hessian, LinearOperator, Residual
 from landscape.problems import Problem
 from landscape.slices import line, plane
 from landscape.spectrum import spectral_density
@@ -16,14 +17,17 @@ __all__ = [
     "Checkpoint",
     "CompareSettings",
     "Dense",
+    "GaussNewton",
     "Hessian",
     "LinearOperator",
     "ModelObjective",
     "Objective",
     "Problem",
+    "Residual",
     "as_operator",
     "between",
     "compare",
+    "cross_check",
     "eigenpairs",
     "eigenvector",
     "line",

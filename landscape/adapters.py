@@ -9,10 +9,10 @@ import scipy.sparse.linalg
 import torch
 from torch import Tensor
 
-from landscape.operators import Dense, LinearOperator
+from landscape.operators import Dense, GaussNewton, Hessian, LinearOperator, Residual
 from landscape.randomness import generator_or_new, normal
 
-__all__ = ["as_operator", "check_symmetric", "to_scipy"]
+__all__ = ["as_operator", "as_symmetric", "check_symmetric", "to_scipy"]
 
 
 class _FromSciPy:
@@ -83,7 +83,8 @@ class _ToSciPy(scipy.sparse.linalg.LinearOperator):
 def as_operator(source: Any) -> LinearOperator:
     """Anything with a symmetric product as an operator of ours.
 
-    That the product is symmetric is checked of matrices only: of anything else ``check_symmetric`` can tell.
+    That the product is symmetric is checked here of matrices only. ``eigenpairs``, ``spectral_density`` and ``trace``
+    check it of whatever is not of ours, by two products (``check_symmetric``).
 
     Args:
         source: one of ours; a square tensor or array; a ``scipy.sparse.linalg.LinearOperator``; a
@@ -116,6 +117,14 @@ def as_operator(source: Any) -> LinearOperator:
         f"source={source!r} of type {type(source).__name__} is no operator: give an object with size, "
         "dtype, device and matvec(v), a square tensor, a SciPy or curvlinops linear operator, or a pyhessian.hessian"
     )
+
+
+def as_symmetric(source: Any) -> LinearOperator:
+    """``as_operator``, with ``check_symmetric`` of what is not of ours, for two products that no result counts."""
+    operator = as_operator(source)
+    if not isinstance(operator, Dense | Hessian | GaussNewton | Residual):
+        check_symmetric(operator, torch.Generator().manual_seed(0))
+    return operator
 
 
 def to_scipy(operator: Any) -> Any:

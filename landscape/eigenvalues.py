@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.adapters import as_operator
+from landscape.adapters import as_symmetric
 from landscape.lanczos import Lanczos
 from landscape.operators import LinearOperator
 from landscape.progress import Progress, silent
@@ -30,7 +30,7 @@ from landscape.results import Cost, Eigenpairs
 
 __all__ = ["eigenpairs"]
 
-_CHECK_EVERY = 5  # steps between looks at the residuals: a look costs an eigh of T
+_SAVE_EVERY = 5  # products between states on disk
 _BASIS_BYTES = 2**30  # of the basis, unless max_basis says otherwise
 
 
@@ -89,7 +89,7 @@ def eigenpairs(
         array([8., 7.])
     """
     began = time.perf_counter()
-    operator = as_operator(operator)
+    operator = as_symmetric(operator)
     if not 1 <= k <= operator.size:
         raise ValueError(f"k={k}: give a number of pairs from 1 to the operator's {operator.size}")
     if tol <= 0:
@@ -109,12 +109,14 @@ def eigenpairs(
         search.load(resume, settings, generator)
     else:
         search.run = Lanczos(operator, _start(start, operator, generator))
+    saved = search.run.products
     for _ in progress(itertools.count(), "eigenpairs"):
         search.extend(max_products)
         if search.settled(max_products, generator):
             break
-        if resume is not None:
+        if resume is not None and search.run.products >= saved + _SAVE_EVERY:
             search.save(resume, settings, generator)
+            saved = search.run.products
     if resume is not None:
         Path(resume).unlink(missing_ok=True)
     values, s, residuals, converged = search.wanted()
@@ -164,7 +166,9 @@ class _Search:
             best = self._order(values, keep)
             self._keep(values[best], s[:, best])
         before = self.run.products
-        self.run.extend(min(_CHECK_EVERY, self.room - self.run.steps, max_products - self.run.products))
+        # a look at the residuals costs an eigh of T, a product as a rule far more: few steps are wasted either way
+        steps = 1 + self.run.steps // 20
+        self.run.extend(min(steps, self.room - self.run.steps, max_products - self.run.products))
         self._since += self.run.products - before
 
     def settled(self, max_products: int, generator: torch.Generator) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.adapters import as_operator
+from landscape.adapters import as_symmetric
 from landscape.lanczos import Lanczos, Recurrence
 from landscape.operators import LinearOperator
 from landscape.progress import Progress, silent
@@ -68,7 +68,7 @@ def spectral_density(
         10.0
     """
     began = time.perf_counter()
-    operator = as_operator(operator)
+    operator = as_symmetric(operator)
     for name, number in (("steps", steps), ("probes", probes)):
         if number < 1:
             raise ValueError(f"{name}={number}: give at least 1")

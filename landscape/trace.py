@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.adapters import as_operator
+from landscape.adapters import as_symmetric
 from landscape.operators import LinearOperator
 from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new, normal, unit
@@ -90,7 +90,7 @@ def trace(
         (200.0, 10)
     """
     start = time.perf_counter()
-    counted = _Counted(as_operator(operator), progress)
+    counted = _Counted(as_symmetric(operator), progress)
     n = counted.size
     if method not in _METHODS:
         raise ValueError(f"method={method!r}: give one of {tuple(_METHODS)}")

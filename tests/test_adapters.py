@@ -1,3 +1,4 @@
+import importlib
 from types import ModuleType
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import nn
 
 from landscape import Dense, Hessian, LinearOperator, as_operator, eigenpairs, spectral_density
 from landscape.adapters import check_symmetric, to_scipy
+from landscape.trace import trace
 from tests.problems import DOUBLE, dense_hessian, seeded, symmetric, tiny_mlp, tiny_objective
 
 pytestmark = [
@@ -148,9 +150,8 @@ class _Asymmetric:
 
 @pytest.fixture
 def curvlinops() -> ModuleType:
-    # no part of the extra `test`: it brings torchvision, and Lightning does not start where that is of another build
-    # than torch. Not above, since it warns, which only a test's filters hide
-    return pytest.importorskip("curvlinops")
+    # not above, since it warns, which only a test's filters hide
+    return importlib.import_module("curvlinops")
 
 
 def test_the_product_of_a_curvlinops_hessian_is_ours(curvlinops):
@@ -219,3 +220,11 @@ def test_top_eigenvalues_and_trace_agree_with_pyhessians():
     assert abs(mean - exact) < 4 * error
     hutchinson = np.array(theirs.trace(maxIter=200, tol=0.0))
     assert abs(hutchinson.mean() - mean) < 4 * np.hypot(error, hutchinson.std() / len(hutchinson) ** 0.5)
+
+
+@pytest.mark.parametrize("analysis", [lambda op: eigenpairs(op, 1), spectral_density, trace])
+def test_every_spectrum_refuses_an_operator_that_is_not_symmetric(analysis):
+    matrix = symmetric(range(1, 9))
+    matrix[0, 1] += 1
+    with pytest.raises(ValueError, match=r"operator is not symmetric: .*u'Av = .*v'Au"):
+        analysis(scipy.sparse.linalg.aslinearoperator(matrix.numpy()))

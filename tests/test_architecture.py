@@ -60,8 +60,8 @@ FILES = [
 @pytest.mark.parametrize(
     ("file", "relative", "absolute"),
     [
-        ("landscape/plots.py", "from .results import Line", "from landscape.results import Line"),
-        ("landscape/plots.py", "from . import results, store", "from landscape import results, store"),
+        ("landscape/report.py", "from .results import Line", "from landscape.results import Line"),
+        ("landscape/report.py", "from . import results, store", "from landscape import results, store"),
         ("landscape/problems/find.py", "from ..objective import data", "from landscape.objective import data"),
         ("landscape/problems/find.py", "from .. import store", "from landscape import store"),
         ("landscape/problems/find.py", "from . import problem", "from landscape.problems import problem"),

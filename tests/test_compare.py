@@ -89,7 +89,7 @@ def test_differences_are_paired():
     """A checkpoint hardly differs from its neighbour, and that is known far better than either."""
     neighbours = [_checkpoint("A"), _checkpoint("B", 1 + 1e-7)]
     measures = compare(neighbours, _problem(), settings=QUICK).measures
-    sampled = measures.stderr[:, 0] > 1e-9
+    sampled = measures.stderr[:, 0] > 1e-7  # below lies the residual of the eigenvalue, which is no sample
     assert sampled.sum() >= 3  # the trace and two free energies at least
     assert (measures.differences_stderr[sampled, 1] < 1e-3 * measures.stderr[sampled, 1]).all()
     assert measures.differences[:, 0].tolist() == [0] * len(measures.names)

@@ -28,6 +28,17 @@ def test_the_60_second_example_runs_as_printed(tmp_path, monkeypatch, capsys):
     assert "trace" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph=True")  # PyHessian's
+def test_the_guide_to_spectra_runs_as_printed(capsys):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "spectra.md").read_text(), re.S)
+    exec(compile("\n".join(blocks), "spectra.md", "exec"), {"__name__": "spectra"})
+    plt.close("all")
+    printed = capsys.readouterr().out
+    assert "agrees with forward-over-reverse" in printed
+    assert "bulk_edge" in printed
+
+
 def test_the_problem_function_is_a_problem(tmp_path):
     (tmp_path / "my_problem.py").write_text(BLOCKS[1])
     problem = find_problem(f"{tmp_path}/my_problem.py:spirals")
@@ -58,7 +69,7 @@ def test_the_pictures_of_the_readme_are_there_and_made_by_a_target():
 
 
 def test_links_lead_somewhere():
-    for document in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md"):
+    for document in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", "docs/spectra.md", "docs/training.md"):
         for link in re.findall(r"\]\(([^)]*)\)", (ROOT / document).read_text()):
             assert link.startswith("https://") or (ROOT / document).parent.joinpath(link).exists(), link
 

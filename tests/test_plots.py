@@ -5,6 +5,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+import xarray
 from matplotlib.colors import Normalize
 
 from landscape import eigenpairs, line, local_entropy, plane, plots, spectral_density
@@ -60,6 +61,54 @@ def test_histogram_and_density_hold_all_checkpoints_on_log_axes():
     assert _legend(ax) == ["A", "B"]
     assert _labelled(ax)
     assert "0.5" in ax.get_ylabel()
+
+
+def test_the_legend_sets_outliers_beside_classes():
+    matrix = symmetric([30.0, 20, 25, *np.linspace(0, 1, 30)])
+    pairs = eigenpairs(matrix, 5, which="largest", generator=seeded(0))
+    density = spectral_density(matrix, steps=30, probes=2, deflate=pairs, generator=seeded(0))
+    ax = plots.eigenvalue_histogram({"A": density}, classes=4)
+    assert _legend(ax) == ["A: 3 outliers, 4 classes"]
+
+
+def test_three_panels_show_the_whole_zero_and_the_negative_tail():
+    densities, pairs = _spectra()
+    figure = plots.spectrum_panels(densities, eigenpairs=pairs)
+    whole, zero, tail = figure.axes
+    assert whole.get_xlim()[1] >= 19
+    assert zero.get_xlim()[1] < 1
+    assert tail.get_xlim()[0] <= -2
+    assert all(ax.get_yscale() == "log" for ax in figure.axes)
+    assert whole.get_shared_y_axes().joined(whole, tail)
+
+
+def test_the_density_has_a_band_and_one_probe_has_none():
+    matrix = symmetric(np.arange(20.0))
+    for probes, banded in ((1, False), (4, True)):
+        density = spectral_density(matrix, steps=5, probes=probes, generator=seeded(0))
+        ax = plots.density_curve({"A": density}, width=0.5)
+        (band,) = ax.collections
+        heights = band.get_paths()[0].vertices[:, 1] if band.get_paths() else np.zeros(0)
+        assert (np.ptp(heights[np.isfinite(heights)]) > 0 if len(heights) else False) == banded
+
+
+def test_gauss_newton_is_drawn_beside_the_hessian():
+    densities, _ = _spectra()
+    ax = plots.hessian_and_gauss_newton({"A": densities["A"]}, {"A": densities["B"]})
+    assert _legend(ax) == ["A, H", "A, G"]
+    assert [line.get_linestyle() for line in ax.lines] == ["-", "--"]
+    assert _labelled(ax)
+
+
+def test_layers_are_a_heat_map_on_one_scale():
+    table = xarray.Dataset({"lambda_max": ("layer", np.array([1.0, 2.0]))}, {"layer": ["0", "2"]})
+    ax = plots.layer_heatmap({"A": table, "B": 3 * table})
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["0", "2"]
+    assert ax.collections[0].get_clim() == (1, 6)
+    with pytest.raises(ValueError, match=r"quantity='size'.*lambda_max"):
+        plots.layer_heatmap({"A": table}, quantity="size")
+    with pytest.raises(ValueError, match="different layers"):
+        plots.layer_heatmap({"A": table, "B": table.isel(layer=[0])})
 
 
 def test_lines_name_their_units_and_ends():

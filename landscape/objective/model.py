@@ -44,7 +44,8 @@ class ModelObjective:
             list), which is read once and kept.
         forward: ``forward(model, batch) -> outputs``. Default: ``model(inputs)`` for a tuple,
             ``model(**batch)`` for a dictionary.
-        batch_size: examples evaluated at once when ``data`` is a pair of tensors.
+        batch_size: examples evaluated at once when ``data`` is a pair of tensors. On a CPU, 128 take half the time of
+            1,024 (their activations fit the caches); on a GPU give as many as its memory holds.
         batch_norm: ``"frozen"`` keeps the running statistics, ``"recalibrated"`` gathers them again at
             every theta (derivatives then hold them fixed), ``"batch"`` uses each batch's own.
         calibration: the data on which ``"recalibrated"`` gathers them, for test losses the training
@@ -80,7 +81,7 @@ class ModelObjective:
         data: Any,
         *,
         forward: Callable[[nn.Module, Any], Any] | None = None,
-        batch_size: int = 512,
+        batch_size: int = 128,
         batch_norm: str = "frozen",
         calibration: Any = None,
         weight_decay: float = 0.0,

@@ -1,0 +1,265 @@
+"""What spectra cost, and how near they are to the truth, beside PyHessian, curvlinops and hessian-eigenthings.
+
+    python benchmarks/spectrum.py MNIST    # the folder with MNIST's four IDX files
+
+All are given the same network and data; those that take batches get ours. Times are medians over rounds in which all
+take their turn. Products are counted where they are made. "Plain gradient" is torch's own, in the same batches.
+The truth for LeNet is a run of ours of 200 products; for the digits MLP, all eigenvalues of its Hessian in float64.
+PyHessian's density calls torch.eig, which torch no longer has: it gets torch.linalg.eigh in its place.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import curvlinops
+import hessian_eigenthings as het
+import numpy as np
+import pyhessian
+import pyhessian.hessian
+import scipy.sparse.linalg
+import torch
+from networks import medians, resnet20, trained_digits_mlp, trained_lenet
+from torch import Tensor, nn
+
+from landscape import Hessian, ModelObjective, eigenpairs, spectral_density
+from landscape.trace import trace
+
+BATCH = 128
+K = 10
+
+
+class Counted:
+    """A function with the number of its calls."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        self.function, self.calls = function, 0
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        self.calls += 1
+        return self.function(*args, **kwargs)
+
+    def since(self) -> int:
+        calls, self.calls = self.calls, 0
+        return calls
+
+
+def batches_of(data: tuple[Tensor, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(*(part.split(BATCH) for part in data), strict=True))
+
+
+def operators(model: nn.Module, data: tuple[Tensor, Tensor]) -> dict[str, object]:
+    """The same Hessian, as each package has it."""
+    loss, batches = nn.CrossEntropyLoss(), batches_of(data)
+    return {
+        "ours": Hessian(ModelObjective(model, loss, data, batch_size=BATCH)),
+        "ours, no graphs kept": Hessian(ModelObjective(model, loss, data, batch_size=BATCH, graph_memory=0)),
+        "PyHessian": pyhessian.hessian(model, loss, dataloader=batches, cuda=False),
+        "curvlinops": curvlinops.HessianLinearOperator(
+            model, loss, list(model.parameters()), batches, check_deterministic=False
+        ),
+        "hessian-eigenthings": het.HessianOperator(model, batches, lambda m, batch: loss(m(batch[0]), batch[1])),
+    }
+
+
+def product(operator: object, v: Tensor, params: list[nn.Parameter]) -> Callable[[], object]:
+    if isinstance(operator, pyhessian.hessian):
+        pieces = [piece.view_as(p) for piece, p in zip(v.split([p.numel() for p in params]), params, strict=True)]
+        return lambda: operator.dataloader_hv_product(pieces)
+    if isinstance(operator, Hessian | het.HessianOperator):
+        return lambda: operator.matvec(v)
+    return lambda: operator @ v
+
+
+def products(name: str, model: nn.Module, data: tuple[Tensor, Tensor]) -> None:
+    params = list(model.parameters())
+    v = torch.randn(sum(p.numel() for p in params))
+
+    def gradient() -> None:
+        for x, y in batches_of(data):
+            torch.autograd.grad(nn.functional.cross_entropy(model(x), y), params)
+
+    functions = {who: product(operator, v, params) for who, operator in operators(model, data).items()}
+    times = medians({"plain gradient": gradient, **functions})
+    for who, seconds in times.items():
+        print(f"| {name} | {who} | {1e3 * seconds:.0f} ms | {seconds / times['plain gradient']:.2f} |", flush=True)
+
+
+def pairs_of(who: str, operator: object, which: str) -> tuple[np.ndarray, int, float]:
+    """Eigenvalues, products and seconds of each package, with the settings that it documents."""
+    k, start = (K if which == "magnitude" else 3), time.perf_counter()
+    if who == "ours":
+        pairs = eigenpairs(operator, k, which=which, copies=False, generator=torch.Generator().manual_seed(0))
+        return pairs.values, pairs.products, time.perf_counter() - start
+    if who == "curvlinops":
+        counted = Counted(operator.__matmul__)
+        linear = scipy.sparse.linalg.LinearOperator(
+            (operator.shape[0],) * 2, lambda v: counted(torch.from_numpy(v)).numpy(), dtype=np.float32
+        )
+        v0 = np.random.default_rng(0).standard_normal(operator.shape[0]).astype(np.float32)
+        values = scipy.sparse.linalg.eigsh(
+            linear, k, which="LM" if which == "magnitude" else "SA", tol=1e-3, v0=v0, return_eigenvectors=False
+        )
+        return values, counted.calls, time.perf_counter() - start
+    if who == "hessian-eigenthings":
+        operator.matvec = Counted(operator.matvec)
+        found = het.lanczos(
+            operator,
+            k=k,
+            which="LM" if which == "magnitude" else "SA",
+            seed=0,
+            **({} if which == "magnitude" else {"max_iter": 80, "reorthogonalize": True}),
+        )
+        return found.eigenvalues.numpy(), operator.matvec.since(), time.perf_counter() - start
+    counted = Counted(type(operator).dataloader_hv_product)
+    operator.dataloader_hv_product = lambda v: counted(operator, v)
+    values, _ = operator.eigenvalues(maxIter=100, tol=1e-3, top_n=k)
+    return np.array(values), counted.calls, time.perf_counter() - start
+
+
+def eigenvalues(model: nn.Module, data: tuple[Tensor, Tensor]) -> None:
+    exact = eigenpairs(
+        operators(model, data)["ours"],
+        2 * K,
+        which="both",
+        tol=1e-6,
+        copies=False,
+        max_products=200,
+        generator=torch.Generator().manual_seed(1),
+    )
+    values = exact.values
+    truth = {"magnitude": values[np.argsort(-abs(values))][:K], "smallest": np.sort(values)[:3]}
+    off = exact.residuals.max() / abs(truth["smallest"][-1])
+    print(f"truth: largest residual {off:.0e} of the third most negative, {truth['smallest'][-1]:.3g}", flush=True)
+
+    def error(values: np.ndarray, exact: np.ndarray, descending: bool = True) -> float:
+        order = np.argsort(-abs(values)) if descending else np.argsort(values)
+        return float(abs(values[order] / exact - 1).max())
+
+    for who in ("ours", "PyHessian", "curvlinops", "hessian-eigenthings"):
+        values, made, seconds = pairs_of(who, operators(model, data)[who], "magnitude")
+        print(
+            f"| {K} by magnitude | {who} | {made} | {seconds:.1f} s | {error(values, truth['magnitude']):.0e} |",
+            flush=True,
+        )
+        if who in ("curvlinops", "hessian-eigenthings"):
+            more, extra, longer = pairs_of(who, operators(model, data)[who], "smallest")
+            off = max(error(values, truth["magnitude"]), error(more, truth["smallest"], descending=False))
+            print(
+                f"| and 3 most negative | {who} | {made + extra} | {seconds + longer:.1f} s | {off:.0e} |", flush=True
+            )
+    # one run of ours for both ends: until 1e-3 of each negative eigenvalue itself is sure
+    start = time.perf_counter()
+    run = eigenpairs(
+        operators(model, data)["ours"],
+        2 * K,
+        which="both",
+        copies=False,
+        max_products=75,
+        generator=torch.Generator().manual_seed(0),
+    )
+    seconds = time.perf_counter() - start
+    off = max(error(run.values[:K], truth["magnitude"]), error(run.values[K:][:3], truth["smallest"], descending=False))
+    print(f"| and 3 most negative | ours, one run | {run.products} | {seconds:.1f} s | {off:.0e} |", flush=True)
+
+
+def distances(nodes: np.ndarray, masses: np.ndarray, exact: np.ndarray) -> tuple[float, float]:
+    """Kolmogorov-Smirnov, at a width of a thousandth of the range, and Wasserstein-1 in units of lambda_max."""
+    from scipy.stats import norm, wasserstein_distance
+
+    width = 1e-3 * np.ptp(exact)
+    t = np.concatenate([np.linspace(exact[0], exact[-1], 3000), np.linspace(-5 * width, 5 * width, 1000)])[:, None]
+    ours = (norm.cdf((t - nodes) / width) * masses).sum(axis=1)
+    ks = abs(ours - norm.cdf((t - exact) / width).mean(axis=1)).max()
+    return float(ks), wasserstein_distance(nodes, exact, masses) / exact[-1]
+
+
+def _old_eig(matrix: Tensor, eigenvectors: bool) -> tuple[Tensor, Tensor]:
+    """What torch.eig was: real and imaginary parts of the eigenvalues, and the eigenvectors."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return torch.stack([values, torch.zeros_like(values)], 1), vectors
+
+
+def densities(model: nn.Module, data: tuple[Tensor, Tensor], exact: np.ndarray | None, steps: int, probes: int) -> None:
+    every = operators(model, data)
+    torch.eig = _old_eig  # type: ignore[attr-defined]
+    for who in ("ours", "PyHessian", "hessian-eigenthings"):
+        start, seeded = time.perf_counter(), torch.Generator().manual_seed(0)
+        torch.manual_seed(0)
+        if who == "ours":
+            rule = spectral_density(every[who], steps=steps, probes=probes, generator=seeded)
+            nodes, masses = rule.atoms()
+        elif who == "PyHessian":
+            found, weights = every[who].density(iter=steps, n_v=probes)
+            nodes, masses = np.concatenate(found), np.concatenate(weights) / probes
+        else:
+            result = het.spectral_density(every[who], num_runs=probes, lanczos_steps=steps, seed=0)
+            nodes, masses = result.raw_eigenvalues.numpy().ravel(), result.raw_weights.numpy().ravel() / probes
+        seconds = time.perf_counter() - start
+        told = "" if exact is None else "{:.3f} | {:.1e}".format(*distances(nodes, masses, exact))
+        print(
+            f"| {len(data[1])} examples, {steps} steps, {probes} probes | {who} | {seconds:.1f} s | {told} |",
+            flush=True,
+        )
+
+
+def traces(model: nn.Module, data: tuple[Tensor, Tensor], exact: np.ndarray, seeds: int = 20) -> None:
+    every = operators(model, data)
+
+    def ours(method: str, budget: int, seed: int) -> float:
+        generator = torch.Generator().manual_seed(seed)
+        return trace(every["ours"], method=method, products=budget, generator=generator).value
+
+    def theirs(method: str, budget: int, seed: int) -> float:
+        operator = every["hessian-eigenthings"]
+        return float(het.trace(operator, num_matvecs=budget, method=method, seed=seed).estimate)
+
+    for budget in (30, 100):
+        for who, estimate, methods in (
+            ("ours", ours, ("hutchinson", "hutch++", "xtrace")),
+            ("hessian-eigenthings", theirs, ("hutchinson", "hutch++")),
+        ):
+            for method in methods:
+                errors = [estimate(method, budget, seed) / exact.sum() - 1 for seed in range(seeds)]
+                print(f"| {budget} | {who}, {method} | {100 * np.sqrt(np.mean(np.square(errors))):.2f} % |", flush=True)
+
+
+def memory(model: nn.Module, data: tuple[Tensor, Tensor]) -> None:
+    """How much the process grows between the 10th and the 310th product."""
+
+    def resident() -> int:
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0])
+
+    operator = operators(model, data)["ours"]
+    v = torch.ones(operator.size)
+    for i in range(310):
+        if i == 10:
+            before = resident()
+        operator.matvec(v)
+    print(f"\nResident memory over 300 products on LeNet: {(resident() - before) / 1024:+.1f} MiB")
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    lenet, images = trained_lenet(sys.argv[1])
+    print("| network | product of | time | plain gradients |\n|---|---|---|---|")
+    products("LeNet", lenet, images)
+    products("ResNet-20", *resnet20())
+    print("\n| LeNet, wanted | by | products | time | largest relative error |\n|---|---|---|---|---|")
+    eigenvalues(lenet, images)
+    print("\n| density | by | time | KS | Wasserstein-1 / lambda_max |\n|---|---|---|---|---|")
+    densities(lenet, images, None, steps=100, probes=1)
+    digits, examples, exact = trained_digits_mlp()
+    densities(digits, examples, exact, steps=80, probes=4)
+    print("\n| products for the trace | by | RMS error over 20 seeds |\n|---|---|---|")
+    traces(digits, examples, exact)
+    memory(lenet, (images[0][:128], images[1][:128]))
+
+
+if __name__ == "__main__":
+    main()

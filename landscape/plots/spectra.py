@@ -1,0 +1,204 @@
+"""Pictures of eigenvalues: how many lie where, how sure that is, and in which layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+import xarray
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from landscape.plots.style import new_axes, palette
+from landscape.results import Eigenpairs, SpectralDensity
+
+__all__ = ["density_curve", "eigenvalue_histogram", "hessian_and_gauss_newton", "layer_heatmap", "spectrum_panels"]
+
+
+def eigenvalue_histogram(
+    densities: Mapping[str, SpectralDensity],
+    *,
+    eigenpairs: Mapping[str, Eigenpairs] | None = None,
+    bins: int = 60,
+    classes: int | None = None,
+    within: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """How many eigenvalues lie where, on a log scale and on common bins.
+
+    Args:
+        densities: by label.
+        eigenpairs: of the same labels; each eigenvalue is marked below the axis' floor, so that single
+            outliers are seen.
+        bins: over the range that is drawn.
+        classes: of a classifier, whose Hessian tends to have about as many outliers: the legend sets the number of
+            outliers beside it.
+        within: the range of eigenvalues to draw. Default: that of all nodes.
+        ax: default: a new one.
+    """
+    ax = ax or new_axes()
+    low, high = within or _range(densities)
+    margin = 0.0 if within else 0.01 * ((high - low) or 1.0)
+    edges = np.linspace(low - margin, high + margin, bins + 1)
+    # half an eigenvalue: an estimate below it says that a bin is more likely empty than not
+    floor = 0.5
+    for (label, density), color in zip(densities.items(), palette(densities), strict=True):
+        counts = density.histogram(edges)
+        sns.histplot(
+            x=edges[:-1] + np.diff(edges) / 2,
+            weights=counts,
+            bins=edges.tolist(),
+            element="step",
+            color=color,
+            alpha=0.25,
+            label=label if classes is None else f"{label}: {density.outliers()[0]} outliers, {classes} classes",
+            ax=ax,
+        )
+        if eigenpairs is not None:
+            values = eigenpairs[label].values
+            values = values[(edges[0] <= values) & (values <= edges[-1])]
+            ax.plot(values, np.full(len(values), floor * 0.75), "|", color=color, ms=9, mew=1.5, clip_on=False)
+    ax.set(
+        yscale="log",
+        ylim=(floor * 0.6, None),
+        xlabel=r"eigenvalue $\lambda$ of the Hessian",
+        ylabel="eigenvalues per bin (log)",
+    )
+    ax.legend(frameon=False)
+    return ax
+
+
+def density_curve(
+    densities: Mapping[str, SpectralDensity], *, width: float | None = None, ax: Axes | None = None
+) -> Axes:
+    """The spectral density smoothed by a Gaussian, on a log scale, with a band of two standard errors.
+
+    The band holds the spread over probes and what the quadrature's nodes can miss. With one probe there is none.
+
+    Args:
+        densities: by label.
+        width: the Gaussian's standard deviation. Default: 1 % of the range of all nodes.
+        ax: default: a new one.
+    """
+    ax = ax or new_axes()
+    low, high = _range(densities)
+    width = width or 0.01 * ((high - low) or 1.0)
+    grid = np.linspace(low - 5 * width, high + 5 * width, 1001)
+    # a single eigenvalue of n has the peak 1 / (n width sqrt(2 pi)): a decade below it is nothing
+    smallest = min(1 / d.size for d in densities.values()) / (width * np.sqrt(2 * np.pi))
+    highest = 0.0
+    for (label, density), color in zip(densities.items(), palette(densities), strict=True):
+        curve = density.density(grid, width)
+        highest = max(highest, float(curve.max()))
+        ax.plot(grid, curve, color=color, label=label)
+        below, above = density.density_band(grid, width)
+        ax.fill_between(grid, np.maximum(below, smallest / 100), above, color=color, alpha=0.2, lw=0)
+    ax.set(
+        yscale="log",
+        ylim=(smallest / 10, 3 * highest),
+        xlabel=r"eigenvalue $\lambda$ of the Hessian",
+        ylabel=rf"density (Gaussian, $\sigma$ = {width:.2g})",
+    )
+    ax.legend(frameon=False)
+    return ax
+
+
+def spectrum_panels(
+    densities: Mapping[str, SpectralDensity],
+    *,
+    eigenpairs: Mapping[str, Eigenpairs] | None = None,
+    classes: int | None = None,
+    figure: Figure | None = None,
+) -> Figure:
+    """The histogram three times: whole, around zero, and the negative tail, which the whole hides.
+
+    Args:
+        densities: by label.
+        eigenpairs: as in :func:`eigenvalue_histogram`.
+        classes: as in :func:`eigenvalue_histogram`.
+        figure: default: a new one.
+    """
+    figure = figure or plt.figure(figsize=(12, 3.6), layout="constrained")
+    low, high = _range(densities)
+    near = 0.01 * max(abs(low), abs(high))
+    panels: tuple[tuple[str, tuple[float, float] | None], ...] = (
+        ("all", None),
+        ("around zero: 1 % of the largest", (-near, near)),
+        ("negative tail", (min(low, -near) - near / 10, 0.0)),
+    )
+    for ax, (title, within) in zip(figure.subplots(1, 3, sharey=True), panels, strict=True):
+        first = within is None
+        eigenvalue_histogram(densities, eigenpairs=eigenpairs, classes=classes if first else None, within=within, ax=ax)
+        ax.set_title(title)
+        if not first:
+            ax.get_legend().remove()
+    return figure
+
+
+def hessian_and_gauss_newton(
+    hessians: Mapping[str, SpectralDensity],
+    gauss_newtons: Mapping[str, SpectralDensity],
+    *,
+    width: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """The densities of H (full) and of its Gauss-Newton part G (dashed): what lies below zero is H - G.
+
+    Args:
+        hessians: by label.
+        gauss_newtons: of the same labels.
+        width: as in :func:`density_curve`.
+        ax: default: a new one.
+    """
+    ax = ax or new_axes()
+    low, high = _range({**hessians, **{f"{label} ": g for label, g in gauss_newtons.items()}})
+    width = width or 0.01 * ((high - low) or 1.0)
+    grid = np.linspace(low - 5 * width, high + 5 * width, 1001)
+    smallest = min(1 / d.size for d in hessians.values()) / (width * np.sqrt(2 * np.pi))
+    for label, color in zip(hessians, palette(hessians), strict=True):
+        ax.plot(grid, hessians[label].density(grid, width), color=color, label=f"{label}, H")
+        ax.plot(grid, gauss_newtons[label].density(grid, width), color=color, ls="--", label=f"{label}, G")
+    ax.set(
+        yscale="log",
+        ylim=(smallest / 10, None),
+        xlabel=r"eigenvalue $\lambda$",
+        ylabel=rf"density (Gaussian, $\sigma$ = {width:.2g})",
+    )
+    ax.legend(frameon=False)
+    return ax
+
+
+def layer_heatmap(
+    tables: Mapping[str, xarray.Dataset], *, quantity: str = "lambda_max", ax: Axes | None = None
+) -> Axes:
+    """One number per layer and checkpoint, on a common colour scale.
+
+    Args:
+        tables: by label, what ``spectrum_by_layer`` returns, over the same layers.
+        quantity: a variable of theirs.
+        ax: default: a new one.
+
+    Raises:
+        ValueError: the tables have no such variable, or differ in their layers.
+    """
+    first = next(iter(tables.values()))
+    if quantity not in first:
+        raise ValueError(f"quantity={quantity!r}: give one of {tuple(map(str, first.data_vars))}")
+    layers = first.layer.values.tolist()
+    if any(table.layer.values.tolist() != layers for table in tables.values()):
+        raise ValueError("tables are over different layers: make all with the same layers")
+    ax = ax or plt.figure(figsize=(2.5 + len(tables), 1.5 + 0.3 * len(layers)), layout="constrained").subplots()
+    values = np.stack([table[quantity].values for table in tables.values()], axis=1)
+    options: dict[str, Any] = {"annot": True, "fmt": ".2g", "cbar_kws": {"label": quantity.replace("_", " ")}}
+    sns.heatmap(values, cmap="viridis", xticklabels=list(tables), yticklabels=layers, ax=ax, **options)
+    ax.set(xlabel="checkpoint", ylabel="layer")
+    ax.tick_params(axis="y", rotation=0)
+    return ax
+
+
+def _range(densities: Mapping[str, SpectralDensity]) -> tuple[float, float]:
+    ends = [density.atoms()[0][[0, -1]] for density in densities.values()]
+    return float(min(low for low, _ in ends)), float(max(high for _, high in ends))

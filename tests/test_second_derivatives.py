@@ -1,0 +1,63 @@
+"""Networks whose fused kernels have no second derivative go through preflight, eigenpairs and density."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from landscape import Hessian, ModelObjective, eigenpairs, spectral_density
+from tests.problems import seeded
+
+
+def _dense(f: ModelObjective) -> np.ndarray:
+    columns = [f.hvp(f.theta, e) for e in torch.eye(f.size, dtype=f.dtype)]
+    return torch.linalg.eigvalsh(torch.stack(columns)).numpy()
+
+
+def _goes_through(f: ModelObjective) -> None:
+    report = f.preflight()
+    assert report.passed, report
+    pairs = eigenpairs(Hessian(f), 4, which="both", generator=seeded(0))
+    exact = _dense(f)
+    # within the residual, 1e-3 of the largest
+    np.testing.assert_allclose(pairs.values[:2], exact[::-1][:2], atol=1e-3 * abs(exact).max())
+    np.testing.assert_allclose(pairs.values[2:], exact[:2], atol=1e-3 * abs(exact).max())
+    density = spectral_density(Hessian(f), steps=30, probes=6, deflate=pairs, generator=seeded(1))
+    trace, error = density.trace()
+    assert abs(trace - exact.sum()) < 4 * error
+
+
+@pytest.mark.slow
+def test_a_gpt2_of_hugging_face():
+    import transformers  # slow to import
+
+    config = transformers.GPT2Config(vocab_size=11, n_positions=8, n_embd=8, n_layer=2, n_head=2)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = transformers.GPT2LMHeadModel(config).double()
+    tokens = torch.randint(0, 11, (6, 8), generator=seeded(0))
+    batches = [{"input_ids": part, "labels": part} for part in tokens.split(3)]
+    f = ModelObjective(model, None, batches)
+    assert "MATH kernel" in str(f.preflight())
+    _goes_through(f)
+    # the loss is convex in the logits
+    v = torch.randn(f.size, generator=seeded(2), dtype=f.dtype)
+    assert v @ f.gnvp(f.theta, v) > 0
+
+
+class _Reader(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.lstm, self.head = nn.Embedding(7, 4), nn.LSTM(4, 5, num_layers=2, dropout=0.5), nn.Linear(5, 7)
+
+    def forward(self, tokens):
+        return self.head(self.lstm(self.embed(tokens.T))[0]).permute(1, 2, 0)  # (N, classes, time)
+
+
+def test_an_lstm_on_text():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = _Reader().double()
+    text = torch.randint(0, 7, (12, 9), generator=seeded(0))
+    f = ModelObjective(model, nn.CrossEntropyLoss(), (text[:, :-1], text[:, 1:]))
+    _goes_through(f)
