@@ -10,6 +10,7 @@ PyHessian's density calls torch.eig, which torch no longer has: it gets torch.li
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 import warnings
@@ -229,23 +230,39 @@ def traces(model: nn.Module, data: tuple[Tensor, Tensor], exact: np.ndarray, see
 
 
 def memory(model: nn.Module, data: tuple[Tensor, Tensor]) -> None:
-    """How much the process grows between the 10th and the 310th product."""
-
-    def resident() -> int:
-        status = Path("/proc/self/status").read_text()
-        return int(status.partition("VmRSS:")[2].split()[0])
-
+    """How much the process grows between the 10th and the 310th product, and what a density needs at its peak."""
     operator = operators(model, data)["ours"]
     v = torch.ones(operator.size)
     for i in range(310):
         if i == 10:
-            before = resident()
+            before = status("VmRSS")
         operator.matvec(v)
-    print(f"\nResident memory over 300 products on LeNet: {(resident() - before) / 1024:+.1f} MiB")
+    print(f"\nResident memory over 300 products on LeNet: {(status('VmRSS') - before) / 2**20:+.1f} MiB")
+    grown = subprocess.run([sys.executable, __file__, "--wide"], check=True, capture_output=True, text=True).stdout
+    print(f"Density in the low-memory mode: {grown.strip()} vectors of 25 million beyond the network, graph included")
+
+
+def low_memory_density() -> float:
+    """Peak memory of a density in the basis-free mode beyond a network of 25 million weights, in their number."""
+    wide = 3536
+    spectral_density(torch.eye(2), steps=2, probes=1, low_memory=True)  # whatever code is loaded does not count
+    model = nn.Sequential(nn.Linear(wide, wide, bias=False), nn.Tanh(), nn.Linear(wide, wide, bias=False))
+    before = status("VmRSS")
+    f = ModelObjective(model, nn.MSELoss(), (torch.randn(8, wide), torch.randn(8, wide)), graph_memory=0)
+    spectral_density(Hessian(f), steps=6, probes=2, low_memory=True)
+    return (status("VmHWM") - before) / (4 * f.size)
+
+
+def status(entry: str) -> int:
+    """Bytes, of this process alone: ru_maxrss would be inherited from its parent."""
+    return int(Path("/proc/self/status").read_text().partition(f"{entry}:")[2].split()[0]) * 1024
 
 
 def main() -> None:
     warnings.simplefilter("ignore")
+    if sys.argv[1] == "--wide":
+        print(f"{low_memory_density():.1f}")
+        return
     lenet, images = trained_lenet(sys.argv[1])
     print("| network | product of | time | plain gradients |\n|---|---|---|---|")
     products("LeNet", lenet, images)

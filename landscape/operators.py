@@ -45,9 +45,11 @@ class _Curvature(ABC):
     def __init__(self, objective: Objective, theta: Tensor | None = None) -> None:
         if theta is None:
             theta = objective.theta  # type: ignore[attr-defined]  # a ModelObjective has its own
-        check_vector("theta", theta, objective.size)
+        else:
+            check_vector("theta", theta, objective.size)
+            theta = theta.clone()  # the caller's may change
         self.objective: Any = objective
-        self.theta = theta.clone()
+        self.theta = theta
         self.size, self.dtype, self.device = objective.size, objective.dtype, objective.device
 
     @abstractmethod

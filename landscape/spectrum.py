@@ -85,16 +85,21 @@ def spectral_density(
     nodes, weights = np.zeros((probes, steps)), np.zeros((probes, steps))
     low, high, products = np.inf, -np.inf, 0
     for i in progress(range(probes), "spectral density"):
-        probe = rest.project(unit(operator.size, generator, operator.dtype, operator.device))
         file = None if runs is None else Path(runs) / f"probe_{i:04d}.pt"
-        run, spent = _run(rest, probe, steps, low_memory, file)
+        # the probe and its run are nobody's but the callee's, so that they are gone before the next is drawn
+        ritz, first, beta, spent = _rule(
+            rest,
+            rest.project(unit(operator.size, generator, operator.dtype, operator.device)),
+            steps,
+            low_memory,
+            file,
+        )
         products += spent
-        ritz, s = run.ritz()
         done = len(ritz)
         nodes[i], nodes[i, :done] = ritz[-1], ritz
-        weights[i, :done] = s[0].square()
+        weights[i, :done] = first**2
         # no eigenvalue lies further out, in all but contrived cases (Zhou & Li 2011)
-        low, high = min(low, float(ritz[0]) - run.beta), max(high, float(ritz[-1]) + run.beta)
+        low, high = min(low, float(ritz[0]) - beta), max(high, float(ritz[-1]) + beta)
     return SpectralDensity(
         nodes=nodes,
         weights=weights,
@@ -105,31 +110,36 @@ def spectral_density(
     )
 
 
-def _run(
+def _rule(
     operator: LinearOperator, probe: Tensor, steps: int, low_memory: bool, file: Path | None
-) -> tuple[Lanczos | Recurrence, int]:
-    """A run of ``steps`` steps from ``probe``, from its file where there is one, and the products that it took."""
+) -> tuple[np.ndarray, np.ndarray, float, int]:
+    """Ritz values, their first components, the last beta, and the products that it took.
+
+    A run that its file holds goes on from there.
+    """
     kind = Recurrence if low_memory else Lanczos
+    mark = probe[:8].cpu().clone()  # what tells one probe from another
     run: Lanczos | Recurrence = kind(operator, probe)
+    del probe
     if file is not None and file.exists():
         state = torch.load(file, weights_only=True)
-        if state["low_memory"] != low_memory or not torch.equal(state["probe"], probe[:8].cpu()):
+        if state["low_memory"] != low_memory or not torch.equal(state["mark"], mark):
             raise ValueError(
                 f"runs={str(file.parent)!r} is of another generator, deflation or low_memory: give the same, or "
                 "another folder"
             )
         run = kind.resume(operator, state["run"])
+        if run.steps > steps:
+            raise ValueError(f"steps={steps}: runs={str(file.parent)!r} has {run.steps} already, so ask for as many")
     before = run.steps
     while run.steps < steps and not run.invariant:
         run.extend(min(_SAVE_EVERY, steps - run.steps) if file is not None else steps - run.steps)
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            state = {"run": run.state(), "probe": probe[:8].cpu(), "low_memory": low_memory}
-            torch.save(state, f"{file}.part")
+            torch.save({"run": run.state(), "mark": mark, "low_memory": low_memory}, f"{file}.part")
             os.replace(f"{file}.part", file)
-    if run.steps > steps:
-        raise ValueError(f"steps={steps}: runs={str(file.parent)!r} has {run.steps} already, so ask for as many")  # type: ignore[union-attr]
-    return run, run.steps - before
+    ritz, s = run.ritz()
+    return ritz.numpy(), s[0].numpy(), run.beta, run.steps - before
 
 
 class _Deflated:
@@ -141,6 +151,8 @@ class _Deflated:
         self._vectors = vectors
 
     def project(self, v: Tensor) -> Tensor:
+        if self._vectors.shape[1] == 0:
+            return v
         return v - self._vectors @ (self._vectors.T @ v)
 
     def matvec(self, v: Tensor) -> Tensor:

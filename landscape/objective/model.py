@@ -270,7 +270,9 @@ class ModelObjective:
             raise ValueError("v is not finite: give a finite direction")
         self._move(theta)
         directions = list(self.space.views(v).values())
-        total = self.weight_decay * v.to(self._wide)
+        # what many batches add up to needs more digits than each of them; a single one does not
+        wide = self._wide if len(self._batches) > 1 else self.dtype
+        total = self.weight_decay * v.to(wide)
         pieces = list(self.space.views(total).values())
         for i, (_, count) in enumerate(self._batches):
             for piece, addend in zip(pieces, products.apply(i, directions), strict=True):
