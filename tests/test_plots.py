@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import xarray
+from matplotlib.collections import PolyCollection
 from matplotlib.colors import Normalize
 
 from landscape import eigenpairs, line, local_entropy, plane, plots, spectral_density
@@ -214,6 +215,18 @@ def test_losses_that_are_not_all_positive_are_drawn_on_a_linear_axis():
     logs = {"SGD": [{"gradients": g, "loss": 1.0 - g} for g in (1, 2, 3)]}
     loss = plots.training_curves(logs).axes[0]
     assert (loss.get_yscale(), loss.get_ylabel()) == ("linear", "mini-batch loss")
+
+
+def test_the_tempered_bracket_is_shaded():
+    f, x = LogisticRegression(), torch.zeros(8, dtype=DOUBLE)
+    sweep = local_entropy(f, x, radius=[0.3, 0.5], method="tempered", tol=0.5, generator=seeded(0))
+    ax = plots.local_entropy_curve({"A": [sweep]})
+    assert _legend(ax)[0] == "A, tempered"
+    (bracket,) = (c for c in ax.collections if isinstance(c, PolyCollection))
+    heights = bracket.get_paths()[0].vertices[:, 1]
+    low, high = sweep.excess_bracket
+    assert heights.min() == pytest.approx(low.min())
+    assert heights.max() == pytest.approx(high.max())
 
 
 def test_a_given_axes_is_drawn_into_and_returned():

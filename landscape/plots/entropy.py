@@ -17,15 +17,18 @@ def local_entropy_curve(entropies: Mapping[str, Sequence[LocalEntropy]], *, ax: 
     """The excess free energy -F~/beta - f(x) against the radius of the ball, by every method.
 
     Args:
-        entropies: by label, one sweep for each method. Points that are not reliable are hollow.
+        entropies: by label, one sweep for each method. Points that are not reliable are hollow; the tempered path's
+            bracket is shaded.
         ax: default: a new one.
     """
     ax = ax or new_axes()
     for (label, sweeps), color in zip(entropies.items(), palette(entropies), strict=True):
         for sweep in sweeps:
-            style = {"laplace": ("--", "s"), "monte_carlo": ("-", "o")}[sweep.method]
+            style = {"laplace": ("--", "s"), "monte_carlo": (":", "o"), "tempered": ("-", "D")}[sweep.method]
             name = f"{label}, {sweep.method_name}"
             _with_errors(ax, sweep, color, *style, name)
+            if sweep.method == "tempered":
+                ax.fill_between(sweep.radius, *sweep.excess_bracket, color=color, alpha=0.2, lw=0)
     first = next(iter(entropies.values()))[0]
     ax.set(
         xscale="log",

@@ -21,6 +21,9 @@ _KINDS: dict[str, type[Result]] = {
 }
 
 
+_TENSORS = ("vectors", "shift")  # points of the parameter space
+
+
 def to_dataset(result: Result) -> xarray.Dataset:
     """The record as a Dataset: arrays as variables, everything else as JSON attributes."""
     arrays, attributes = {}, {"kind": type(result).__name__}
@@ -42,7 +45,7 @@ def from_dataset(dataset: xarray.Dataset) -> Any:
     for name, dimensions in _fields(kind):
         if dimensions:
             array = dataset[name].values
-            values[name] = torch.from_numpy(array) if name == "vectors" else array[()]
+            values[name] = torch.from_numpy(array) if name in _TENSORS else array[()]
         else:
             value = json.loads(dataset.attrs[name])
             values[name] = Cost(**value) if name == "cost" else value

@@ -61,6 +61,17 @@ class LocalEntropy:
     effective_samples: Annotated[np.ndarray, "radius"]  # of the weights exp(-beta f); NaN for Laplace
     mean_loss: Annotated[np.ndarray, "radius"]  # E f(x') over the ball; NaN for Laplace
     mean_loss_stderr: Annotated[np.ndarray, "radius"]
+    # What only the tempered path knows, NaN or empty otherwise. F~ lies between lower and upper, which are Riemann sums
+    # over the ladder with two standard errors added; thermodynamic is another estimate of F~, from the same ladder.
+    lower: Annotated[np.ndarray, "radius"]
+    upper: Annotated[np.ndarray, "radius"]
+    thermodynamic: Annotated[np.ndarray, "radius"]
+    thermodynamic_stderr: Annotated[np.ndarray, "radius"]
+    virial: Annotated[np.ndarray, "radius"]  # <z . grad U> / n at s = 1, which is 1 at equilibrium
+    shift: Annotated[torch.Tensor, "radius", "weight"]  # <x'> - x at s = 1
+    ladder: Annotated[np.ndarray, "radius", "rung"]  # s, from 0 to 1; NaN beyond a radius' last rung
+    rung_loss: Annotated[np.ndarray, "radius", "rung"]  # <f>_s
+    rung_acceptance: Annotated[np.ndarray, "radius", "rung"]  # of the moves at s; NaN at s = 0
     radius: Annotated[np.ndarray, "radius"]  # 1/sqrt(beta gamma), standard deviation per weight
     gamma: Annotated[np.ndarray, "radius"]
     loss: float  # f(x)
@@ -73,7 +84,7 @@ class LocalEntropy:
     @property
     def method_name(self) -> str:
         """As it is written in text."""
-        return {"laplace": "Laplace", "monte_carlo": "Monte Carlo"}[self.method]
+        return {"laplace": "Laplace", "monte_carlo": "Monte Carlo", "tempered": "tempered"}[self.method]
 
     @property
     def free_energy(self) -> np.ndarray:
@@ -89,6 +100,16 @@ class LocalEntropy:
     def excess_stderr(self) -> np.ndarray:
         """Its standard error."""
         return self.stderr / self.beta
+
+    @property
+    def excess_bracket(self) -> tuple[np.ndarray, np.ndarray]:
+        """What the excess lies between, from the tempered path."""
+        return -self.upper / self.beta - self.loss, -self.lower / self.beta - self.loss
+
+    @property
+    def gradient(self) -> torch.Tensor:
+        """grad F~ = -beta gamma (x - <x'>), (radii, n) or (n,): what Entropy-SGD follows, from the tempered path."""
+        return torch.as_tensor(self.beta * self.gamma).to(self.shift)[..., None] * self.shift
 
     @property
     def jensen_excess(self) -> np.ndarray:

@@ -8,7 +8,7 @@ F = F~ + (n/2) log(2 pi/(beta gamma)) is the local entropy of Entropy-SGD (Chaud
 in the paper. -F~/beta is in units of the loss, the "free energy"; its excess over f(x) is what the ball
 costs. The radius 1/sqrt(beta gamma) is the ball's standard deviation per weight.
 
-Two estimators:
+Three estimators:
 
 *Laplace* replaces f by its second-order expansion at x, with gradient g and Hessian H:
 
@@ -21,31 +21,33 @@ the determinant over probes; the error of the expansion itself it cannot know.
 *Monte Carlo* averages exp(-beta f) over draws of q. The average is ruled by the few draws of lowest loss:
 once their effective number (sum w)^2 / sum w^2 is small, the estimate is too low and its error unknown.
 Jensen's inequality gives -beta E f(x') <= F~ from the same draws at any radius.
+
+*Tempered* carries particles from q to the Gibbs measure exp(-beta f) q along a ladder, as told in
+``landscape.local_entropy.path``. It holds where the other two fail, with a bracket, at the price of some thousand
+gradients.
 """
 
 from __future__ import annotations
 
 import time
-from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import logsumexp
 from torch import Tensor
 
+from landscape.local_entropy.laplace import laplace
+from landscape.local_entropy.monte_carlo import monte_carlo
+from landscape.local_entropy.path import follow
+from landscape.local_entropy.tempered import tempered
 from landscape.objective import Objective
 from landscape.operators import Hessian
 from landscape.parameters import check_vector
 from landscape.progress import Progress, silent
-from landscape.randomness import generator_or_new, normal
-from landscape.results import Cost, LocalEntropy, SpectralDensity, standard_error
-from landscape.spectrum import quadrature, spectral_density
+from landscape.randomness import generator_or_new
+from landscape.results import Cost, LocalEntropy, SpectralDensity
+from landscape.spectrum import spectral_density
 
 __all__ = ["local_entropy"]
-
-# Heuristic: below ten effective draws the spread of the weights no longer tells the error.
-_FEWEST_EFFECTIVE_SAMPLES = 10
 
 
 def local_entropy(
@@ -60,6 +62,11 @@ def local_entropy(
     steps: int = 80,
     probes: int = 4,
     density: SpectralDensity | None = None,
+    populations: int = 8,
+    particles: int = 16,
+    moves: int = 4,
+    tol: float = 0.05,
+    budget: int = 60_000,
     generator: torch.Generator | None = None,
     progress: Progress = silent,
 ) -> LocalEntropy:
@@ -75,11 +82,16 @@ def local_entropy(
         gamma: the stiffness, in units of f / weight^2.
         beta: inverse temperature. Default: the number of examples where the objective has one (f is
             then a mean log-likelihood, beta f the log-likelihood), else 1.
-        method: ``"laplace"`` or ``"monte_carlo"``.
+        method: ``"laplace"``, ``"monte_carlo"`` or ``"tempered"``.
         samples: draws of q, for Monte Carlo; the same normal vectors serve all radii.
         steps: Lanczos steps, for Laplace.
         probes: probes of the log-determinant, for Laplace.
         density: a spectral density of the Hessian at theta, to spare Laplace its own.
+        populations: independent runs of the tempered path, at least 2; their spread is the error.
+        particles: in each population.
+        moves: of each particle on each rung that the pilot finds.
+        tol: width of the tempered bracket asked for, relative to |F~|.
+        budget: gradients at most for each radius of the tempered path.
         generator: of the draws or probes. Default: seeded by the operating system.
         progress: called as ``progress(iterable, description)``; ``tqdm.tqdm`` fits.
 
@@ -89,7 +101,7 @@ def local_entropy(
 
     Raises:
         ValueError: neither or both of radius and gamma; one of radius, gamma, beta, samples not
-            positive; an unknown method; a loss that is not finite at theta.
+            positive; an unknown method; a loss that is not finite at theta; a budget too small for a ladder.
 
     Example:
         For f(x) = x^2/2 at x = 0, F~ = -1/2 log(1 + 1/gamma):
@@ -108,11 +120,15 @@ def local_entropy(
         raise ValueError(f"radius={radius} and gamma={gamma}: give exactly one of them")
     if beta is None:
         beta = float(getattr(objective, "examples", 1.0))
-    for name, given in (("radius", radius), ("gamma", gamma), ("beta", beta), ("samples", samples)):
+    counts = {"samples": samples, "moves": moves, "tol": tol, "budget": budget}
+    for name, given in {"radius": radius, "gamma": gamma, "beta": beta, **counts}.items():
         if given is not None and not np.all(np.asarray(given) > 0):
             raise ValueError(f"{name}={given}: give positive numbers")
-    if method not in ("laplace", "monte_carlo"):
-        raise ValueError(f"method={method!r}: give 'laplace' or 'monte_carlo'")
+    for name, count in (("populations", populations), ("particles", particles)):
+        if count < 2:
+            raise ValueError(f"{name}={count}: give at least 2, since their spread is the error")
+    if method not in ("laplace", "monte_carlo", "tempered"):
+        raise ValueError(f"method={method!r}: give 'laplace', 'monte_carlo' or 'tempered'")
     check_vector("theta", theta, objective.size)
     loss = objective.value(theta)
     if not np.isfinite(loss):
@@ -132,16 +148,37 @@ def local_entropy(
                 progress=progress,
             )
             products = density.cost.products
-        flat = _laplace(objective, theta, loss, radii.ravel(), beta, density, steps)
+        flat = laplace(objective, theta, loss, radii.ravel(), beta, density, steps)
+    elif method == "monte_carlo":
+        flat = monte_carlo(objective, theta, radii.ravel(), beta, samples, generator, progress)
     else:
-        flat = _monte_carlo(objective, theta, radii.ravel(), beta, samples, generator, progress)
+        runs = [
+            follow(
+                objective,
+                theta,
+                float(radius),
+                beta,
+                populations=populations,
+                particles=particles,
+                moves=moves,
+                tol=tol,
+                budget=budget,
+                generator=generator,
+                progress=progress,
+            )
+            for radius in radii.ravel()
+        ]
+        flat = tempered(runs, radii.ravel(), beta)
     note, cost = flat.pop("note"), flat.pop("cost")
     cost["values"] += 1
     cost["products"] += products
+    flat = {**_without_path(radii.size), **flat}
+    shift = flat.pop("shift").reshape(*radii.shape, -1 if method == "tempered" else 0)
     # (radii, draws) and (radii,) take the shape that was asked for
     arrays = {name: a.reshape(radii.shape + a.shape[1:])[()] for name, a in flat.items()}
     return LocalEntropy(
         **arrays,
+        shift=shift,
         radius=radii[()],
         gamma=gammas[()],
         loss=loss,
@@ -153,99 +190,9 @@ def local_entropy(
     )
 
 
-def _laplace(
-    objective: Objective,
-    theta: Tensor,
-    loss: float,
-    radii: np.ndarray,
-    beta: float,
-    density: SpectralDensity,
-    steps: int,
-) -> dict[str, Any]:
-    products = 0
-    gradient = objective.gradient(theta)
-    if not bool(gradient.isfinite().all()):
-        raise ValueError("the gradient at theta is not finite: Laplace needs one that is")
-    square = float(gradient.double().square().sum())
-    lowest = density.atoms()[0][0]
-    nodes, weights = np.ones(1), np.zeros(1)
-    if square > 0:
-        nodes, weights, done = quadrature(Hessian(objective, theta), gradient, steps)
-        products = done
-        lowest = min(lowest, nodes.min())
-
-    gammas = 1 / (beta * radii**2)
-    meaningful = gammas > -lowest
-    contributions = np.full((len(radii), len(density.nodes)), np.nan)
-    for i in np.flatnonzero(meaningful):
-        gamma = gammas[i]
-        half_log_det = density.size / 2 * density.per_probe(partial(_log_ratio, gamma=gamma))
-        pull = beta / 2 * square * float((weights / (nodes + gamma)).sum())
-        contributions[i] = -beta * loss + pull - half_log_det
-    note = ""
-    if not meaningful.all():
-        note = (
-            f"Laplace is refused at gamma <= {-lowest:.3g} (radius >= {(-beta * lowest) ** -0.5:.3g}): the "
-            f"Hessian has an eigenvalue near {lowest:.3g}, so H + gamma I is not positive there"
-        )
-    unknown = np.full(len(radii), np.nan)
-    return {
-        "value": contributions.mean(axis=1),
-        "stderr": standard_error(contributions),
-        "contributions": contributions,
-        "reliable": meaningful,
-        "effective_samples": unknown,
-        "mean_loss": unknown,
-        "mean_loss_stderr": unknown,
-        "note": note,
-        "cost": {"values": 0, "gradients": 1, "products": products},
-    }
-
-
-def _log_ratio(t: np.ndarray, gamma: float) -> np.ndarray:
-    return np.log1p(t / gamma)
-
-
-def _monte_carlo(
-    objective: Objective,
-    theta: Tensor,
-    radii: np.ndarray,
-    beta: float,
-    samples: int,
-    generator: torch.Generator,
-    progress: Progress,
-) -> dict[str, Any]:
-    losses = np.empty((len(radii), samples))
-    for j in progress(range(samples), "local entropy"):
-        z = normal(objective.size, generator, objective.dtype, objective.device)
-        for i, radius in enumerate(radii):
-            losses[i, j] = objective.value(theta + float(radius) * z)
-    finite = np.isfinite(losses)
-    # a draw whose loss is not finite has no density: exp(-beta f) = 0
-    log_weights = np.where(finite, -beta * np.where(finite, losses, 0.0), -np.inf)
-    value = logsumexp(log_weights, axis=1) - np.log(samples)  # -inf where no draw has a finite loss
-    # linearised: log mean w ~ value + mean(w / mean w - 1)
-    relative = np.exp(log_weights - np.where(np.isfinite(value), value, 0.0)[:, None])
-    relative[~np.isfinite(value)] = np.nan
-    contributions = value[:, None] + relative - 1
-    effective = relative.sum(axis=1) ** 2 / (relative**2).sum(axis=1)
-    reliable = effective >= _FEWEST_EFFECTIVE_SAMPLES
-    notes = []
-    if not reliable.all():
-        notes.append(
-            f"fewer than {_FEWEST_EFFECTIVE_SAMPLES} effective samples at radius >= "
-            f"{radii[~reliable].min():.3g}: the error is not known there, and F~ most likely too low"
-        )
-    if not finite.all():
-        notes.append(f"{(~finite).sum()} draws had a loss that is not finite: zero density")
-    return {
-        "value": value,
-        "stderr": standard_error(contributions),
-        "contributions": contributions,
-        "reliable": reliable,
-        "effective_samples": effective,
-        "mean_loss": losses.mean(axis=1),
-        "mean_loss_stderr": standard_error(losses),
-        "note": "; ".join(notes),
-        "cost": {"values": losses.size, "gradients": 0, "products": 0},
-    }
+def _without_path(radii: int) -> dict[str, object]:
+    """What Laplace and Monte Carlo do not know."""
+    unknown = np.full(radii, np.nan)
+    names = ("lower", "upper", "thermodynamic", "thermodynamic_stderr", "virial")
+    rungs = {name: np.zeros((radii, 0)) for name in ("ladder", "rung_loss", "rung_acceptance")}
+    return {**dict.fromkeys(names, unknown), **rungs, "shift": torch.zeros(radii, 0)}

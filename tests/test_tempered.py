@@ -1,0 +1,192 @@
+"""The tempered path against closed forms and quadrature."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import dblquad, quad
+
+from landscape import local_entropy
+from landscape.local_entropy.path import _climb, _move, _pilot, _Potential
+from tests.problems import DOUBLE, LogisticRegression, Quadratic, seeded
+
+
+class _FastQuadratic(_Potential):
+    """phi of a quadratic for all particles at once."""
+
+    def __call__(self, z):
+        f = self._objective
+        offset = self._theta + self._radius * z - f.minimum
+        slope = offset @ f.hessian
+        self.gradients += len(z)
+        value = f.constant + (offset * slope).sum(1).numpy() / 2
+        return self._beta * value, self._beta * self._radius * slope
+
+
+def _quadratic(n, indefinite=False):
+    eigenvalues = torch.linspace(0.1, 3, n, dtype=DOUBLE)
+    if indefinite:
+        eigenvalues[: n // 3] = -0.3
+    return Quadratic(torch.diag(eigenvalues), torch.full((n,), 0.1, dtype=DOUBLE), constant=0.2)
+
+
+class _DoubleWell:
+    """f(x) = (x^2 - 1)^2 / 4 in one dimension."""
+
+    size, dtype, device = 1, DOUBLE, torch.device("cpu")
+
+    def value(self, x):
+        return float((x**2 - 1) ** 2 / 4)
+
+    def value_and_gradient(self, x):
+        return self.value(x), x * (x**2 - 1)
+
+
+def _by_quadrature(f, x, radius, beta):
+    """log E_q exp(-beta f) in one or two dimensions."""
+    if len(x) == 1:
+
+        def line(z):
+            return np.exp(-z * z / 2 - beta * f.value(x + radius * z)) / np.sqrt(2 * np.pi)
+
+        return np.log(quad(line, -9, 9, epsabs=1e-12)[0])
+
+    def plane(z0, z1):
+        z = torch.tensor([z0, z1], dtype=DOUBLE)
+        return np.exp(-float(z @ z) / 2 - beta * f.value(x + radius * z)) / (2 * np.pi)
+
+    return np.log(dblquad(plane, -7, 7, -7, 7, epsabs=1e-7, epsrel=1e-7)[0])
+
+
+@pytest.mark.parametrize(("s", "h"), [(0.7, 0.3), (1.0, 1.0), (0.4, 2.0)])
+def test_the_moves_leave_the_tempered_measure_invariant(s, h):
+    """Of phi = a (z - b)^2 / 2, pi_s is the Gaussian of precision 1 + s a around s a b / (1 + s a)."""
+    a, b = 2.0, 1.5
+    f = Quadratic(torch.tensor([[a]], dtype=DOUBLE), torch.tensor([b], dtype=DOUBLE))
+    potential = _FastQuadratic(f, torch.zeros(1, dtype=DOUBLE), 1.0, 1.0)
+    generator = seeded(0)
+    at = potential.draw(4000, generator)
+    samples = []
+    for step in range(80):
+        at, _ = _move(potential, at, s, h, generator)
+        if step >= 30:
+            samples.append(at.z[:, 0])
+    z = torch.stack(samples)
+    precision = 1 + s * a
+    # the chains of 4,000 particles are independent: their own means tell the error
+    errors = z.mean(0).std() / 4000**0.5, ((z - s * a * b / precision) ** 2).mean(0).std() / 4000**0.5
+    assert abs(z.mean() - s * a * b / precision) < 4 * errors[0]
+    assert abs(((z - s * a * b / precision) ** 2).mean() - 1 / precision) < 4 * errors[1]
+
+
+@pytest.mark.parametrize("moves", [1, 4])
+def test_the_estimate_of_exp_f_is_unbiased_however_few_the_moves(moves):
+    f = _quadratic(10)
+    x, radius, beta = torch.zeros(10, dtype=DOUBLE), 5**-0.5, 5.0
+    potential = _FastQuadratic(f, x, radius, beta)
+    pilot = _pilot(potential, 16, 4, 10_000, seeded(0))
+    generator = seeded(1)
+    logs = [_climb(potential, pilot.s, pilot.steps, 16, moves, generator).log_mean for _ in range(1000)]
+    ratios = np.exp(np.array(logs) - f.local_entropy(x, 1.0, beta))
+    assert abs(ratios.mean() - 1) < 4 * ratios.std() / 1000**0.5
+
+
+@pytest.mark.parametrize("indefinite", [False, True])
+@pytest.mark.parametrize("n", [10, 300])
+def test_the_bracket_holds_the_truth_on_quadratics(n, indefinite):
+    f, x, beta = _quadratic(n, indefinite), torch.zeros(n, dtype=DOUBLE), 5.0
+    gammas = np.array([10.0, 2.0])
+    found = local_entropy(f, x, gamma=gammas, beta=beta, method="tempered", budget=20_000, generator=seeded(0))
+    exact = np.array([f.local_entropy(x, gamma, beta) for gamma in gammas])
+    assert (found.lower <= exact).all()
+    assert (exact <= found.upper).all()
+    assert (abs(found.value - exact) < 4 * found.stderr).all()
+    assert (abs(found.thermodynamic - exact) < 4 * found.thermodynamic_stderr).all()
+    assert (found.lower < found.upper).all()
+    # Jensen, at both ends of the path
+    assert (-beta * found.mean_loss < exact + 4 * beta * found.mean_loss_stderr).all()
+    assert found.virial == pytest.approx([1, 1], abs=0.15)  # the spread over 128 particles of 10 coordinates is 0.04
+    assert found.cost.gradients <= 40_000
+
+
+def test_dimension_does_not_lower_the_acceptance():
+    rates = []
+    for n in (10, 1000):
+        f = _quadratic(n)
+        f.hessian[3:, 3:] *= 1e-3  # n - 3 of the weights hardly matter
+        potential = _FastQuadratic(f, torch.zeros(n, dtype=DOUBLE), 5**-0.5, 5.0)
+        generator = seeded(0)
+        at = potential.draw(200, generator)
+        rates.append(np.mean([_move(potential, at, 1.0, 0.5, generator)[1] for _ in range(10)]))
+    assert abs(rates[0] - rates[1]) < 0.1
+
+
+def test_the_shift_and_the_gradient_are_those_of_the_gibbs_measure():
+    """<x'> = (H + gamma)^-1 (H m + gamma x) on a quadratic, and grad F~ = -beta gamma (x - <x'>)."""
+    f, gamma, beta = _quadratic(5), 2.0, 50.0
+    x = torch.ones(5, dtype=DOUBLE)
+    found = local_entropy(f, x, gamma=gamma, beta=beta, method="tempered", particles=64, generator=seeded(0))
+    h = f.hessian.diagonal()
+    mean = (h * f.minimum + gamma * x) / (h + gamma)
+    # 8 x 64 particles of variance 1 / (beta (h + gamma)) each, correlated by resampling: six errors of free ones
+    error = (1 / (beta * (h + gamma)) / 512).sqrt()
+    assert (abs(found.shift - (mean - x)) < 6 * error).all()
+    torch.testing.assert_close(found.gradient, beta * gamma * found.shift)
+
+
+@pytest.mark.parametrize(
+    ("f", "x", "radius", "beta"),
+    [
+        (_DoubleWell(), [1.0], 1.0, 10.0),  # both wells within the ball
+        (_DoubleWell(), [0.3], 0.5, 40.0),
+        (LogisticRegression(size=2), [1.0, -1.0], 1.5, 60.0),
+    ],
+)
+def test_the_truth_by_quadrature(f, x, radius, beta):
+    x = torch.tensor(x, dtype=DOUBLE)
+    exact = _by_quadrature(f, x, radius, beta)
+    found = local_entropy(f, x, radius=radius, beta=beta, method="tempered", particles=32, generator=seeded(1))
+    assert found.lower <= exact <= found.upper
+    assert abs(found.value - exact) < 4 * found.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("f", [_DoubleWell(), _quadratic(3)], ids=["double well", "quadratic"])
+def test_intervals_of_two_errors_cover_as_often_as_they_say(f):
+    x, radius, beta = torch.zeros(f.size, dtype=DOUBLE) + 0.5, 0.5, 20.0
+    exact = f.local_entropy(x, 1 / (beta * radius**2), beta) if f.size > 1 else _by_quadrature(f, x, radius, beta)
+    runs = [
+        local_entropy(f, x, radius=radius, beta=beta, method="tempered", tol=1.0, generator=seeded(seed))
+        for seed in range(60)
+    ]
+    covered = np.mean([abs(run.value - exact) < 2.36 * run.stderr for run in runs])  # Student's t of 7, 95 %
+    # of 60 draws at 95 %, fewer than 51 cover once in 1,000 times
+    assert covered >= 51 / 60
+
+
+def test_a_loss_that_is_not_finite_has_no_density():
+    class Walled(_DoubleWell):
+        def value_and_gradient(self, x):
+            value, slope = super().value_and_gradient(x)
+            return (float("nan"), slope) if x > 0 else (value, slope)
+
+    f, x = Walled(), torch.tensor([-1.0], dtype=DOUBLE)
+    exact = np.log(quad(lambda z: np.exp(-z * z / 2 - 3 * ((z - 1) ** 2 - 1) ** 2 / 4), -9, 1)[0] / np.sqrt(2 * np.pi))
+    found = local_entropy(f, x, radius=1.0, beta=3.0, method="tempered", particles=64, tol=0.3, generator=seeded(0))
+    assert abs(found.value - exact) < 4 * found.stderr
+    assert "zero density" in found.note
+
+
+def test_the_tempered_path_is_reproducible_and_bounded_by_its_budget():
+    f, x = _quadratic(4), torch.zeros(4, dtype=DOUBLE)
+    options = {"radius": 0.5, "beta": 20.0, "method": "tempered", "budget": 8_000}
+    a, b = (local_entropy(f, x, **options, generator=seeded(3)) for _ in range(2))
+    assert a.value == b.value
+    assert a.cost.gradients <= 8_000
+    fine = local_entropy(f, x, **{**options, "budget": 60_000}, tol=0.01, generator=seeded(3))
+    assert fine.upper - fine.lower < a.upper - a.lower
+    for budget in (200, 1_500):
+        with pytest.raises(ValueError, match=r"budget"):
+            local_entropy(f, x, **{**options, "budget": budget}, generator=seeded(3))
+    for name in ("populations", "particles"):
+        with pytest.raises(ValueError, match=f"{name}=1"):
+            local_entropy(f, x, **options, **{name: 1})
