@@ -60,7 +60,8 @@ def eigenvalue_histogram(
         if eigenpairs is not None:
             values = eigenpairs[label].values
             values = values[(edges[0] <= values) & (values <= edges[-1])]
-            ax.plot(values, np.full(len(values), floor * 0.75), "|", color=color, ms=9, mew=1.5, clip_on=False)
+            if len(values):  # the extent of an unclipped line without points would upset the layout
+                ax.plot(values, np.full(len(values), floor * 0.75), "|", color=color, ms=9, mew=1.5, clip_on=False)
     ax.set(
         yscale="log",
         ylim=(floor * 0.6, None),
@@ -121,7 +122,7 @@ def spectrum_panels(
         classes: as in :func:`eigenvalue_histogram`.
         figure: default: a new one.
     """
-    figure = figure or plt.figure(figsize=(12, 3.6), layout="constrained")
+    figure = figure or plt.figure(figsize=(11, 3.8), layout="constrained")
     low, high = _range(densities)
     near = 0.01 * max(abs(low), abs(high))
     panels: tuple[tuple[str, tuple[float, float] | None], ...] = (
@@ -129,12 +130,13 @@ def spectrum_panels(
         ("around zero: 1 % of the largest", (-near, near)),
         ("negative tail", (min(low, -near) - near / 10, 0.0)),
     )
-    for ax, (title, within) in zip(figure.subplots(1, 3, sharey=True), panels, strict=True):
-        first = within is None
-        eigenvalue_histogram(densities, eigenpairs=eigenpairs, classes=classes if first else None, within=within, ax=ax)
+    axes = figure.subplots(1, 3, sharey=True)
+    for ax, (title, within) in zip(axes, panels, strict=True):
+        eigenvalue_histogram(densities, eigenpairs=eigenpairs, classes=classes, within=within, ax=ax)
         ax.set_title(title)
-        if not first:
-            ax.get_legend().remove()
+        ax.get_legend().remove()
+    # beside the axes, since the labels are wide
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(densities), frameon=False)
     return figure
 
 
@@ -158,12 +160,15 @@ def hessian_and_gauss_newton(
     width = width or 0.01 * ((high - low) or 1.0)
     grid = np.linspace(low - 5 * width, high + 5 * width, 1001)
     smallest = min(1 / d.size for d in hessians.values()) / (width * np.sqrt(2 * np.pi))
+    highest = 0.0
     for label, color in zip(hessians, palette(hessians), strict=True):
-        ax.plot(grid, hessians[label].density(grid, width), color=color, label=f"{label}, H")
-        ax.plot(grid, gauss_newtons[label].density(grid, width), color=color, ls="--", label=f"{label}, G")
+        for name, density, style in (("H", hessians[label], "-"), ("G", gauss_newtons[label], "--")):
+            curve = density.density(grid, width)
+            highest = max(highest, float(curve.max()))
+            ax.plot(grid, curve, style, color=color, label=f"{label}, {name}")
     ax.set(
         yscale="log",
-        ylim=(smallest / 10, None),
+        ylim=(smallest / 10, 3 * highest),
         xlabel=r"eigenvalue $\lambda$",
         ylabel=rf"density (Gaussian, $\sigma$ = {width:.2g})",
     )
