@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -40,7 +40,7 @@ def eigenvalue_histogram(
         ax: default: a new one.
     """
     ax = ax or new_axes()
-    low, high = within or _range(densities)
+    low, high = within or _range(densities.values())
     margin = 0.0 if within else 0.01 * ((high - low) or 1.0)
     edges = np.linspace(low - margin, high + margin, bins + 1)
     # half an eigenvalue: an estimate below it says that a bin is more likely empty than not
@@ -85,26 +85,12 @@ def density_curve(
         ax: default: a new one.
     """
     ax = ax or new_axes()
-    low, high = _range(densities)
-    width = width or 0.01 * ((high - low) or 1.0)
-    grid = np.linspace(low - 5 * width, high + 5 * width, 1001)
-    # a single eigenvalue of n has the peak 1 / (n width sqrt(2 pi)): a decade below it is nothing
-    smallest = min(1 / d.size for d in densities.values()) / (width * np.sqrt(2 * np.pi))
-    highest = 0.0
+    grid, width, smallest = _smoothing(densities.values(), width)
     for (label, density), color in zip(densities.items(), palette(densities), strict=True):
-        curve = density.density(grid, width)
-        highest = max(highest, float(curve.max()))
-        ax.plot(grid, curve, color=color, label=label)
+        ax.plot(grid, density.density(grid, width), color=color, label=label)
         below, above = density.density_band(grid, width)
         ax.fill_between(grid, np.maximum(below, smallest / 100), above, color=color, alpha=0.2, lw=0)
-    ax.set(
-        yscale="log",
-        ylim=(smallest / 10, 3 * highest),
-        xlabel=r"eigenvalue $\lambda$ of the Hessian",
-        ylabel=rf"density (Gaussian, $\sigma$ = {width:.2g})",
-    )
-    ax.legend(frameon=False)
-    return ax
+    return _density_axes(ax, smallest, width, r"eigenvalue $\lambda$ of the Hessian")
 
 
 def spectrum_panels(
@@ -123,7 +109,7 @@ def spectrum_panels(
         figure: default: a new one.
     """
     figure = figure or plt.figure(figsize=(11, 3.8), layout="constrained")
-    low, high = _range(densities)
+    low, high = _range(densities.values())
     near = 0.01 * max(abs(low), abs(high))
     panels: tuple[tuple[str, tuple[float, float] | None], ...] = (
         ("all", None),
@@ -156,24 +142,11 @@ def hessian_and_gauss_newton(
         ax: default: a new one.
     """
     ax = ax or new_axes()
-    low, high = _range({**hessians, **{f"{label} ": g for label, g in gauss_newtons.items()}})
-    width = width or 0.01 * ((high - low) or 1.0)
-    grid = np.linspace(low - 5 * width, high + 5 * width, 1001)
-    smallest = min(1 / d.size for d in hessians.values()) / (width * np.sqrt(2 * np.pi))
-    highest = 0.0
+    grid, width, smallest = _smoothing([*hessians.values(), *gauss_newtons.values()], width)
     for label, color in zip(hessians, palette(hessians), strict=True):
         for name, density, style in (("H", hessians[label], "-"), ("G", gauss_newtons[label], "--")):
-            curve = density.density(grid, width)
-            highest = max(highest, float(curve.max()))
-            ax.plot(grid, curve, style, color=color, label=f"{label}, {name}")
-    ax.set(
-        yscale="log",
-        ylim=(smallest / 10, 3 * highest),
-        xlabel=r"eigenvalue $\lambda$",
-        ylabel=rf"density (Gaussian, $\sigma$ = {width:.2g})",
-    )
-    ax.legend(frameon=False)
-    return ax
+            ax.plot(grid, density.density(grid, width), style, color=color, label=f"{label}, {name}")
+    return _density_axes(ax, smallest, width, r"eigenvalue $\lambda$")
 
 
 def layer_heatmap(
@@ -204,6 +177,26 @@ def layer_heatmap(
     return ax
 
 
-def _range(densities: Mapping[str, SpectralDensity]) -> tuple[float, float]:
-    ends = [density.atoms()[0][[0, -1]] for density in densities.values()]
+def _smoothing(densities: Collection[SpectralDensity], width: float | None) -> tuple[np.ndarray, float, float]:
+    """A grid that holds all of them, the Gaussian's width, and the peak that a single eigenvalue has."""
+    low, high = _range(densities)
+    width = width or 0.01 * ((high - low) or 1.0)
+    smallest = min(1 / density.size for density in densities) / (width * np.sqrt(2 * np.pi))
+    return np.linspace(low - 5 * width, high + 5 * width, 1001), width, smallest
+
+
+def _density_axes(ax: Axes, smallest: float, width: float, xlabel: str) -> Axes:
+    highest = max(float(np.max(line.get_ydata())) for line in ax.lines)
+    ax.set(
+        yscale="log",
+        ylim=(smallest / 10, 3 * highest),  # a decade below a single eigenvalue is nothing
+        xlabel=xlabel,
+        ylabel=rf"density (Gaussian, $\sigma$ = {width:.2g})",
+    )
+    ax.legend(frameon=False)
+    return ax
+
+
+def _range(densities: Collection[SpectralDensity]) -> tuple[float, float]:
+    ends = [density.atoms()[0][[0, -1]] for density in densities]
     return float(min(low for low, _ in ends)), float(max(high for _, high in ends))
