@@ -51,7 +51,8 @@ def eigenpairs(
 ) -> Eigenpairs:
     """k extreme eigenpairs of a symmetric operator, each with its residual.
 
-    A converged eigenvalue is within ``tol * |lambda_max|`` of an eigenvalue of the operator, and by far
+    Residuals come from the recurrence, without a product of their own, and are never told to be below rounding. A
+    converged eigenvalue is within ``tol * |lambda_max|`` of an eigenvalue of the operator, and by far
     nearer where it is well separated (the error is then quadratic in the residual).
 
     Args:
@@ -153,9 +154,8 @@ class _Search:
         self._tol, self._own_scale, self._copies = tol, own_scale, copies
         self._found: Tensor | None = None  # the values wanted when the run last started anew
         self._since = 0  # products since then
-        self._locked = torch.zeros(
-            0, dtype=torch.float64
-        )  # residuals of the pairs that were locked then, the first of the basis
+        # residuals of the pairs that were locked then, the first of the basis
+        self._locked = torch.zeros(0, dtype=torch.float64)
 
     def extend(self, max_products: int) -> None:
         """Do some steps, after a restart where the basis is full."""
@@ -203,11 +203,11 @@ class _Search:
         """Ritz values (k,), their coordinates (m, k), residuals and which have converged, fewer where m < k."""
         ritz, s = self.run.ritz()
         best = self._order(ritz, self._k)
-        residuals = torch.hypot(self._neglected(s), self.run.beta * s[-1])[best]
+        # neither can a residual be known to be below rounding, nor can more be asked of it
+        floor = float(torch.finfo(self._operator.dtype).eps * self.run.steps**0.5 * ritz.abs().max())
+        residuals = torch.hypot(self._neglected(s), self.run.beta * s[-1])[best].clamp(min=floor)
         scale = ritz[best].abs() if self._own_scale else ritz.abs().max()
-        # of what is zero, no more can be asked than rounding allows
-        floor = torch.finfo(self._operator.dtype).eps * self.run.steps**0.5 * ritz.abs().max()
-        return ritz[best], s[:, best], residuals, residuals <= (self._tol * scale).clamp(min=float(floor))
+        return ritz[best], s[:, best], residuals, residuals <= (self._tol * scale).clamp(min=floor)
 
     def _keep(self, values: Tensor, s: Tensor) -> None:
         self._locked = self._neglected(s)

@@ -23,6 +23,7 @@ spectrum does.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -163,7 +164,7 @@ class _Counted:
         return total
 
 
-class _Estimator:
+class _Estimator(ABC):
     """Draws whose mean is the trace; each call goes on from the products of those before."""
 
     least = 4  # products for a standard error
@@ -174,9 +175,9 @@ class _Estimator:
         self.vectors, self.images = nothing, nothing  # test vectors (n, m) and A times them
         self.basis, self.basis_images = nothing, nothing  # Q (n, k) and A Q
 
+    @abstractmethod
     def draws(self, total: int) -> Tensor:
         """Estimates of the trace, one per sample, from ``total`` products in all."""
-        raise NotImplementedError
 
     def drawn(self, draw: Any, count: int) -> Tensor:
         """``count`` columns from ``draw``, one of the functions of ``landscape.randomness`` or its like."""

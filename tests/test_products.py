@@ -90,6 +90,21 @@ def test_a_kept_graph_is_built_once_and_let_go():
     assert parts() is None
 
 
+@pytest.mark.parametrize("batch_norm", ["frozen", "recalibrated", "batch"])
+def test_kept_graphs_outlive_other_forward_passes_through_batch_norm(batch_norm):
+    _, (x, y) = tiny_mlp()
+    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3)).double()
+    kept, anew = (
+        ModelObjective(model, nn.CrossEntropyLoss(), (x, y), batch_size=10, batch_norm=batch_norm, graph_memory=memory)
+        for memory in ("auto", 0)
+    )
+    v = torch.ones_like(kept.theta)
+    for _ in range(2):
+        torch.testing.assert_close(kept.hvp(kept.theta, v), anew.hvp(anew.theta, v), **EXACT)
+        torch.testing.assert_close(kept.gnvp(kept.theta, v), anew.gnvp(anew.theta, v), **EXACT)
+        kept.value(kept.theta)
+
+
 def test_gauss_newton_takes_outputs_with_logits_and_names_what_has_none():
     class Outputs:
         def __init__(self, logits, loss):
@@ -145,7 +160,7 @@ def test_a_product_that_is_not_finite_names_its_batch():
     bad[45] = float("nan")
     f = ModelObjective(model, nn.CrossEntropyLoss(), (bad, y), batch_size=10)
     for product in (f.hvp, f.gnvp):
-        with pytest.raises(FloatingPointError, match=r"batch 4 \(of 5"):
+        with pytest.raises(FloatingPointError, match=r"batches \[4\] of 5"):
             product(f.theta, torch.ones_like(f.theta))
     with pytest.raises(ValueError, match="v is not finite"):
         f.hvp(f.theta, f.theta * float("inf"))

@@ -15,11 +15,11 @@ class _FastQuadratic(_Potential):
 
     def __call__(self, z):
         f = self._objective
-        offset = self._theta + self._radius * z - f.minimum
+        offset = self._theta + self.radius * z - f.minimum
         slope = offset @ f.hessian
         self.gradients += len(z)
         value = f.constant + (offset * slope).sum(1).numpy() / 2
-        return self._beta * value, self._beta * self._radius * slope
+        return self._beta * value, self._beta * self.radius * slope
 
 
 def _quadratic(n, indefinite=False):
@@ -174,6 +174,15 @@ def test_a_loss_that_is_not_finite_has_no_density():
     found = local_entropy(f, x, radius=1.0, beta=3.0, method="tempered", particles=64, tol=0.3, generator=seeded(0))
     assert abs(found.value - exact) < 4 * found.stderr
     assert "zero density" in found.note
+
+
+def test_a_ball_without_a_finite_loss_is_refused():
+    class Nowhere(_DoubleWell):
+        def value_and_gradient(self, x):
+            return float("inf"), x
+
+    with pytest.raises(ValueError, match=r"no draw at radius=0\.5 has a finite loss"):
+        local_entropy(Nowhere(), torch.zeros(1, dtype=DOUBLE), radius=0.5, beta=1.0, method="tempered")
 
 
 def test_the_tempered_path_is_reproducible_and_bounded_by_its_budget():

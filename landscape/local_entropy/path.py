@@ -94,7 +94,7 @@ def follow(
         _climb(potential, s, steps, particles, fewer, generator)
         for _ in progress(range(populations), f"tempered, radius {radius:.3g}")
     ]
-    return Tempered(s, steps, runs, potential.gradients, potential.not_finite)
+    return Tempered(s, runs, potential.gradients, potential.not_finite)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,6 @@ class Climb:
     phi: np.ndarray  # (R + 1,), mean of phi at each rung
     variance: np.ndarray  # (R + 1,), of phi
     acceptance: np.ndarray  # (R,)
-    effective: np.ndarray  # (R,), share of the particles that carry the weights
     z: Tensor  # (n,), mean at s = 1
     virial: float  # mean of z . grad(|z|^2 / 2 + phi) at s = 1, over n: it should be 1
 
@@ -115,7 +114,6 @@ class Tempered:
     """All populations at one radius, and what follows from them."""
 
     s: np.ndarray  # (R + 1,), the ladder
-    steps: np.ndarray  # (R,), h of the moves at s[1:]
     climbs: list[Climb]
     gradients: int
     not_finite: int
@@ -152,7 +150,7 @@ class _Potential:
     """phi(z) = beta f(x + r z) and its gradient, with a count of what was spent."""
 
     def __init__(self, objective: Objective, theta: Tensor, radius: float, beta: float) -> None:
-        self._objective, self._theta, self._radius, self._beta = objective, theta, radius, beta
+        self._objective, self._theta, self.radius, self._beta = objective, theta, radius, beta
         self.size, self.dtype, self.device = objective.size, objective.dtype, objective.device
         self.gradients = 0
         self.not_finite = 0
@@ -161,9 +159,9 @@ class _Potential:
         """At each row of z (P, n)."""
         phi, gradient = np.full(len(z), np.inf), torch.zeros_like(z)
         for i, row in enumerate(z):
-            value, slope = self._objective.value_and_gradient(self._theta + self._radius * row)
+            value, slope = self._objective.value_and_gradient(self._theta + self.radius * row)
             if np.isfinite(value) and bool(slope.isfinite().all()):
-                phi[i], gradient[i] = self._beta * value, self._beta * self._radius * slope
+                phi[i], gradient[i] = self._beta * value, self._beta * self.radius * slope
             else:
                 self.not_finite += 1
         self.gradients += len(z)
@@ -190,6 +188,8 @@ class _Pilot:
 def _pilot(potential: _Potential, particles: int, moves: int, budget: int, generator: torch.Generator) -> _Pilot:
     """Find a ladder, each rung as far as the effective sample size allows, and a step for the moves on each rung."""
     at = potential.draw(particles, generator)
+    if not np.isfinite(at.phi).any():
+        raise ValueError(f"no draw at radius={potential.radius:.3g} has a finite loss: give a smaller radius")
     s, steps, means, log_mean, h = [0.0], [], [at.phi.mean()], 0.0, 1.0
     while s[-1] < 1:
         ds = _next(at.phi, 1 - s[-1])
@@ -245,12 +245,10 @@ def _climb(
     """Carry one population up the ladder."""
     at = potential.draw(particles, generator)
     log_mean, phi, variance = 0.0, [at.phi.mean()], [_variance(at.phi)]
-    acceptance, effective = [], []
+    acceptance = []
     for low, high, h in zip(s, s[1:], steps, strict=False):
         log_weights = -(high - low) * at.phi
-        total = logsumexp(log_weights)
-        log_mean += float(total - np.log(particles))
-        effective.append(float(np.exp(2 * total - logsumexp(2 * log_weights))) / particles)
+        log_mean += float(logsumexp(log_weights) - np.log(particles))
         at = _resampled(at, log_weights, generator)
         seen, rates = [], []
         for _ in range(moves):
@@ -266,7 +264,6 @@ def _climb(
         phi=np.array(phi),
         variance=np.array(variance),
         acceptance=np.array(acceptance),
-        effective=np.array(effective),
         z=at.z.mean(dim=0),
         virial=float(along) / potential.size,
     )

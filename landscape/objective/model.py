@@ -278,9 +278,9 @@ class ModelObjective:
             for piece, addend in zip(pieces, products.apply(i, directions), strict=True):
                 piece.add_(addend, alpha=count / self.examples)
         if not bool(total.isfinite().all()):
-            i = next(i for i in range(len(self._batches)) if not _all_finite(products.apply(i, directions)))
+            broken = [i for i in range(len(self._batches)) if not _all_finite(products.apply(i, directions))]
             raise FloatingPointError(
-                f"the product of batch {i} (of {len(self._batches)}, counted from 0) is not finite: the loss or its "
+                f"the product is not finite in batches {broken} of {len(self._batches)} (from 0): the loss or its "
                 "derivatives overflow at theta, so check f(theta) and its gradient there first"
             )
         return total.to(self._flat)

@@ -13,6 +13,7 @@ off by more than the product itself.
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ class Preflight:
         return self.error <= self.tolerance
 
     def __str__(self) -> str:
+        if math.isnan(self.error):
+            return "\n".join([*self.notes, f"no product could be checked: {self.method}"])
         verdict = "agrees" if self.passed else "DOES NOT AGREE"
         check = (
             f"a product {verdict} with {self.method}: relative error {self.error:.1e} (at most {self.tolerance:.0e})"
@@ -72,6 +75,8 @@ def preflight(f: ModelObjective, generator: torch.Generator) -> Preflight:
     try:
         unused = _unused(f)
         product = small.hvp(f.theta, v)
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as cause:
         raise ValueError(
             f"the network cannot be differentiated twice ({cause}): replace the operation, or where it changes a "
@@ -155,7 +160,7 @@ def _independent(f: ModelObjective, v: Tensor) -> tuple[Tensor | None, str]:
         difference = wide.gradient(wide.theta + h * w) - wide.gradient(wide.theta - h * w)
         return difference / (2 * h), "central differences in float64"
     except (RuntimeError, NotImplementedError, TypeError) as error:
-        return None, f"nothing, since there is no float64 of this network or its data ({error})"
+        return None, f"neither forward-over-reverse nor float64 serve this network and its data ({error})"
 
 
 def _in_float64(item: Any) -> Any:
