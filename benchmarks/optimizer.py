@@ -110,6 +110,21 @@ def table(L: int) -> None:  # noqa: N803
         )
 
 
+def noise() -> float:
+    """The time of drawing LeNet's normal numbers once, as a share of a gradient."""
+    model = lenet()
+    closure = closure_of(model)
+    generator = torch.Generator()
+    spent = [torch.zeros_like(p) for p in model.parameters()]
+    gradients, draws = [], []
+    for _ in range(100):
+        for into, work in ((gradients, closure), (draws, lambda: [p.normal_(generator=generator) for p in spent])):
+            start = time.perf_counter()
+            work()
+            into.append(time.perf_counter() - start)
+    return statistics.median(draws) / statistics.median(gradients)
+
+
 SIZE = 10_000_000  # floats, 40 MB
 
 
@@ -144,6 +159,7 @@ def main() -> None:
     print("| optimizer | L | gradient | own work | slowdown | in all |\n|---|---|---|---|---|---|")
     for L in (20, 5):  # noqa: N806
         table(L)
+    print(f"\nDrawing the noise alone: {noise():.3f} of a gradient")
     gradients, step = (
         int(subprocess.run([sys.executable, __file__, kind], check=True, capture_output=True, text=True).stdout)
         for kind in ("gradients", "step")

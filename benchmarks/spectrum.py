@@ -15,6 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import curvlinops
@@ -88,6 +89,16 @@ def products(name: str, model: nn.Module, data: tuple[Tensor, Tensor]) -> None:
     times = medians({"plain gradient": gradient, **functions})
     for who, seconds in times.items():
         print(f"| {name} | {who} | {1e3 * seconds:.0f} ms | {seconds / times['plain gradient']:.2f} |", flush=True)
+
+
+def micro_batches(model: nn.Module, data: tuple[Tensor, Tensor]) -> None:
+    """Our product at several micro-batch sizes."""
+    sizes = (64, 128, 256, 512, 1024)
+    objectives = [ModelObjective(model, nn.CrossEntropyLoss(), data, batch_size=size) for size in sizes]
+    v = torch.randn(objectives[0].size)
+    times = medians({str(f_size): partial(f.hvp, f.theta, v) for f_size, f in zip(sizes, objectives, strict=True)})
+    for size, seconds in times.items():
+        print(f"| LeNet | {size} | {1e3 * seconds:.0f} ms |", flush=True)
 
 
 def pairs_of(who: str, operator: object, which: str) -> tuple[np.ndarray, int, float]:
@@ -267,6 +278,8 @@ def main() -> None:
     print("| network | product of | time | plain gradients |\n|---|---|---|---|")
     products("LeNet", lenet, images)
     products("ResNet-20", *resnet20())
+    print("\n| network | micro-batch | product |\n|---|---|---|")
+    micro_batches(lenet, images)
     print("\n| LeNet, wanted | by | products | time | largest relative error |\n|---|---|---|---|---|")
     eigenvalues(lenet, images)
     print("\n| density | by | time | KS | Wasserstein-1 / lambda_max |\n|---|---|---|---|---|")
