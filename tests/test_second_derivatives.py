@@ -61,3 +61,19 @@ def test_an_lstm_on_text():
     text = torch.randint(0, 7, (12, 9), generator=seeded(0))
     f = ModelObjective(model, nn.CrossEntropyLoss(), (text[:, :-1], text[:, 1:]))
     _goes_through(f)
+
+
+@pytest.mark.parametrize("dim", [0, 1, None])
+def test_weight_norm_whose_fused_kernel_has_a_wrong_second_derivative(dim):
+    g = seeded(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    nn.utils.parametrizations.weight_norm(model[0], dim=dim)
+    x, y = torch.randn(20, 4, generator=g, dtype=torch.float64), torch.randint(0, 3, (20,), generator=g)
+    f = ModelObjective(model, nn.CrossEntropyLoss(), (x, y))
+    v, h = torch.randn(f.size, generator=g, dtype=torch.float64), 1e-6
+    difference = (f.gradient(f.theta + h * v) - f.gradient(f.theta - h * v)) / (2 * h)
+    # the difference is off by about h^2 |v|^3 and eps / h, both below 1e-9
+    torch.testing.assert_close(f.hvp(f.theta, v), difference, rtol=0, atol=1e-8)
+    assert f.preflight().passed

@@ -7,12 +7,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["accuracy", "check_mean", "is_criterion"]
+__all__ = ["accuracy", "check_mean", "is_criterion", "loss_of"]
 
 
 def is_criterion(loss: Callable[..., Tensor]) -> bool:
     """Whether it is called as loss(outputs, targets)."""
     return isinstance(loss, nn.Module) or loss.__module__ == nn.functional.__name__
+
+
+def loss_of(loss: Callable[..., Tensor] | None, outputs: Any, batch: Any) -> Tensor:
+    """The loss of a batch, called as its kind asks for."""
+    if loss is None:
+        return outputs.loss
+    return loss(outputs, batch[1] if is_criterion(loss) and isinstance(batch, tuple) else batch)
 
 
 def check_mean(loss: Callable[..., Tensor] | None, batches: list[tuple[Any, int]]) -> None:

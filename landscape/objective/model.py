@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from landscape.checkpoints import Checkpoint
 from landscape.objective.batch_norm import POLICIES, norm_layers, recalibrate
 from landscape.objective.data import digest, every, read_batches
+from landscape.objective.folding import Fold, foldable, folded
 from landscape.objective.kernels import differentiable_twice, without_cudnn_rnn
-from landscape.objective.loss import accuracy, check_mean, is_criterion
+from landscape.objective.loss import accuracy, check_mean, loss_of
 from landscape.objective.preflight import Preflight, preflight
 from landscape.objective.products import KeptProducts, Product, gauss_newton_product, hessian_product
 from landscape.parameters import ParameterSpace, check_vector
@@ -127,6 +128,8 @@ class ModelObjective:
         # sums over batches are in float64, where there is one, so that many batches lose no digits
         self._wide = self.dtype if self.device.type == "mps" else torch.float64
         self._recalibrate()
+        self._folds: list[Fold] = []
+        self._folds = foldable(self._model, partial(self._loss_on, self._batches[0][0]), self._parameters)
 
     @property
     def size(self) -> int:
@@ -217,7 +220,7 @@ class ModelObjective:
         self._move(theta)
         totals: dict[str, float] = {}
         for batch, count in self._batches:
-            outputs = self._forward(self._model, batch)
+            outputs = self._run(batch)
             means = {"loss": self._loss_of(outputs, batch), **accuracy(outputs, batch)}
             for name, mean in means.items():
                 totals[name] = totals.get(name, 0.0) + float(mean) * count
@@ -236,7 +239,7 @@ class ModelObjective:
         gradient = self.weight_decay * self._flat
         for batch, count in self._batches:
             with without_cudnn_rnn(self._model):
-                loss = self._loss_of(self._forward(self._model, batch), batch)
+                loss = self._loss_on(batch)
             pieces = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
             value += float(loss.detach()) * count / self.examples
             gradient += torch.cat([p.reshape(-1) for p in pieces]) * (count / self.examples)
@@ -287,11 +290,11 @@ class ModelObjective:
 
     def _prepare_hessian(self, batch: Any) -> Product:
         with differentiable_twice(self._model):
-            return hessian_product(self._loss_of(self._forward(self._model, batch), batch), self._parameters)
+            return hessian_product(self._loss_on(batch), self._parameters)
 
     def _prepare_gauss_newton(self, batch: Any) -> Product:
         with differentiable_twice(self._model):
-            outputs = self._forward(self._model, batch)
+            outputs = self._run(batch)
             loss = self._loss_of(outputs, batch)
         z = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
         if z is None:
@@ -301,12 +304,15 @@ class ModelObjective:
             )
         return gauss_newton_product(z, loss, self._parameters)
 
+    def _run(self, batch: Any) -> Any:
+        with folded(self._folds):
+            return self._forward(self._model, batch)
+
+    def _loss_on(self, batch: Any) -> Tensor:
+        return self._loss_of(self._run(batch), batch)
+
     def _loss_of(self, outputs: Any, batch: Any) -> Tensor:
-        if self._loss is None:
-            return outputs.loss
-        if is_criterion(self._loss) and isinstance(batch, tuple):
-            return self._loss(outputs, batch[1])
-        return self._loss(outputs, batch)
+        return loss_of(self._loss, outputs, batch)
 
     def _decay(self) -> float:
         return self.weight_decay / 2 * float(self._flat.double().square().sum())
