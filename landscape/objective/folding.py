@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from landscape.objective.agreement import agree
+
 __all__ = ["Fold", "foldable", "folded"]
 
 # a layer and the BatchNorm that alone takes its outputs
@@ -51,11 +53,7 @@ def foldable(model: nn.Module, loss: Callable[[], Tensor], parameters: Sequence[
             noise = torch.randn(2, len(mean), generator=generator).to(mean)
             norm.running_mean.add_(variance.sqrt() * noise[0])
             norm.running_var.mul_((noise[1] / 2).exp())
-        plain = _value_and_gradient(loss, parameters)
-        with folded(pairs):
-            same = all(map(_agree, plain, _value_and_gradient(loss, parameters)))
-    except RuntimeError:  # shapes that do not fit
-        same = False
+        same = agree(loss, partial(_within, pairs, loss), parameters)
     finally:
         for norm, mean, variance in kept:
             norm.running_mean.copy_(mean)
@@ -76,6 +74,11 @@ def folded(pairs: Sequence[Fold]) -> Iterator[None]:
         for pair in pairs:
             for module in pair:
                 module.__dict__.pop("forward", None)
+
+
+def _within(pairs: Sequence[Fold], loss: Callable[[], Tensor]) -> Tensor:
+    with folded(pairs):
+        return loss()
 
 
 def _forward(layer: Any, norm: Any, x: Tensor) -> Tensor:
@@ -125,15 +128,3 @@ def _hooked(module: nn.Module) -> bool:
 
 def _is_frozen(norm: Any) -> bool:
     return norm.running_mean is not None and not norm.training
-
-
-def _value_and_gradient(loss: Callable[[], Tensor], parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    value = loss()
-    pieces = torch.autograd.grad(value, parameters, materialize_grads=True)
-    return value.detach(), torch.cat([p.reshape(-1) for p in pieces])
-
-
-def _agree(a: Tensor, b: Tensor) -> bool:
-    """To rounding: the other order of operations moves some digits, and some ReLU across its kink."""
-    tolerance = 1e4 * torch.finfo(a.dtype).eps
-    return bool((a - b).norm() <= tolerance * a.norm())

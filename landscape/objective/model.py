@@ -21,6 +21,7 @@ from landscape.objective.batch_norm import POLICIES, norm_layers, recalibrate
 from landscape.objective.data import digest, every, read_batches
 from landscape.objective.folding import Fold, foldable, folded
 from landscape.objective.kernels import differentiable_twice, without_cudnn_rnn
+from landscape.objective.layout import channels_last
 from landscape.objective.loss import accuracy, check_mean, loss_of
 from landscape.objective.preflight import Preflight, preflight
 from landscape.objective.products import KeptProducts, Product, gauss_newton_product, hessian_product
@@ -129,6 +130,8 @@ class ModelObjective:
         self._wide = self.dtype if self.device.type == "mps" else torch.float64
         self._recalibrate()
         self._folds: list[Fold] = []
+        # in place, since the products hold on to the list
+        self._batches[:] = channels_last(self._batches, self._model, self._loss_on, self._parameters)
         self._folds = foldable(self._model, partial(self._loss_on, self._batches[0][0]), self._parameters)
 
     @property
