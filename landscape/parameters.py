@@ -2,6 +2,9 @@
 
 Everything else in this package works on theta. The order is that of ``model.named_parameters()``;
 tied parameters appear once, and parameters with ``requires_grad=False`` are not part of theta.
+
+A *filter* is what feeds one output channel or unit (Li et al. 2018). The type of the layer says where it lies in the
+tensor: see ``ParameterSpace.filters``.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +34,7 @@ class ParameterSpace:
 
     names: tuple[str, ...]
     shapes: tuple[torch.Size, ...]
+    layouts: tuple[Layout, ...]  # of each tensor's filters
 
     @classmethod
     def of(cls, model: nn.Module) -> ParameterSpace:
@@ -38,19 +43,42 @@ class ParameterSpace:
         Raises:
             ValueError: it has none.
         """
-        named = [(name, p.shape) for name, p in model.named_parameters() if p.requires_grad]
+        named = {name: p.shape for name, p in model.named_parameters() if p.requires_grad}
         if not named:
             raise ValueError(
                 f"model={type(model).__name__} has no parameter with requires_grad=True: "
                 "unfreeze those whose landscape you want"
             )
-        names, shapes = zip(*named, strict=True)
-        return cls(names, shapes)
+        return cls(tuple(named), tuple(named.values()), tuple(_layout(model, *item) for item in named.items()))
 
     @property
     def size(self) -> int:
         """n, the number of scalars in theta."""
         return sum(math.prod(shape) for shape in self.shapes)
+
+    @property
+    def one_dimensional(self) -> frozenset[str]:
+        """The names of biases, of what normalisation layers hold, and of all else of fewer than two dimensions."""
+        return frozenset(n for n, layout in zip(self.names, self.layouts, strict=True) if layout.one_dimensional)
+
+    def as_one_vector(self, model: nn.Module) -> tuple[list[nn.Parameter], Tensor]:
+        """Make the parameters of ``model`` views of one new vector (n,), so that moving elsewhere is one copy.
+
+        Raises:
+            ValueError: they have several dtypes or devices.
+        """
+        named = dict(model.named_parameters())
+        parameters = [named[name] for name in self.names]
+        kinds = {(p.dtype, p.device) for p in parameters}
+        if len(kinds) > 1:
+            raise ValueError(
+                f"model has parameters of several dtypes or devices, {sorted(map(str, kinds))}: "
+                "convert it with model.to(device, dtype)"
+            )
+        flat = self.flatten(named)
+        for parameter, view in zip(parameters, self.views(flat).values(), strict=True):
+            parameter.data = view
+        return parameters, flat
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Concatenate the named tensors into a new vector (n,); further names are left out.
@@ -79,13 +107,51 @@ class ParameterSpace:
         return {name: piece.view(shape) for name, shape, piece in zip(self.names, self.shapes, pieces, strict=True)}
 
     def filters(self, vector: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """For each tensor its filters as the rows of a view (filters, entries) of ``vector``.
+        """For each tensor a view of ``vector`` (n,) whose dimension 0 counts its filters.
 
-        A filter is a slice of dimension 0: the incoming weights of one output channel or unit (Li et
-        al. 2018). Tensors of fewer than two dimensions have none, and come as one column (entries, 1).
+        - Linear and convolutional layers: the weights into one output unit or channel.
+        - Transposed convolutions, and the ``Conv1D`` of Hugging Face: likewise, though outputs are dimension 1 of their
+          weights. With groups, one view for each group.
+        - Embeddings: a row, the vector of one token.
+        - Recurrent layers: a gate, that is a block of ``hidden_size`` rows of ``weight_ih`` or ``weight_hh``, or of
+          entries of a bias (LSTM 4, GRU 3, plain RNN 1).
+        - ``one_dimensional`` parameters else: each entry is one filter.
+        - What is not known: a slice of dimension 0.
         """
-        for name, view in self.views(vector).items():
-            yield name, view.flatten(1) if view.dim() > 1 else view.reshape(-1, 1)
+        for (name, view), (kind, parts, _) in zip(self.views(vector).items(), self.layouts, strict=True):
+            if kind == "entries":
+                yield name, view.reshape(-1, 1)
+            elif kind == "gates":
+                yield name, view.reshape(parts, -1)
+            elif kind == "columns":
+                yield from ((name, group.transpose(0, 1)) for group in view.chunk(parts))
+            else:
+                yield name, view.flatten(1)
+
+
+class Layout(NamedTuple):
+    """Where a tensor's filters lie in it."""
+
+    kind: str  # "rows": slices of dimension 0, "columns": of dimension 1, "gates", or "entries"
+    parts: int = 1  # gates, or groups of columns
+    one_dimensional: bool = False
+
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+def _layout(model: nn.Module, name: str, shape: torch.Size) -> Layout:
+    owner, _, own = name.rpartition(".")
+    layer = model.get_submodule(owner)
+    if isinstance(layer, nn.RNNBase | nn.RNNCellBase) and own.startswith(("weight_ih", "weight_hh", "bias_")):
+        return Layout("gates", shape[0] // layer.hidden_size, one_dimensional=len(shape) < 2)
+    if isinstance(layer, _NORMS) or len(shape) < 2:
+        return Layout("entries", one_dimensional=True)
+    if isinstance(layer, nn.modules.conv._ConvTransposeNd):
+        return Layout("columns", layer.groups)
+    if type(layer).__name__ == "Conv1D" and type(layer).__module__.startswith("transformers."):
+        return Layout("columns")
+    return Layout("rows")
 
 
 def check_vector(name: str, vector: Tensor, size: int) -> None:

@@ -59,7 +59,7 @@ def test_only_the_graphs_that_fit_are_kept():
     assert f._hessians._kept[0] is first
     f.value(f.theta + 1)
     assert not f._hessians._kept
-    fits = [_kept_at(memory) for memory in (0, 1_000, 12_000, 10**9)]
+    fits = [_kept_at(memory) for memory in (0, 1_000, 6_000, 10**9)]
     assert fits[0] == fits[1] == 0
     assert 0 < fits[2] < fits[3] == 3
 

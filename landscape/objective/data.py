@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["digest", "every", "read_batches"]
+__all__ = ["digest", "every", "is_pair", "read_batches", "tensors_in"]
 
 
 def read_batches(data: Any, batch_size: int, device: torch.device) -> list[tuple[Any, int]]:
@@ -25,7 +25,7 @@ def read_batches(data: Any, batch_size: int, device: torch.device) -> list[tuple
         ValueError: there is no example.
     """
     batches: Iterable[Any] = data
-    if isinstance(data, tuple) and len(data) == 2 and all(isinstance(d, Tensor) for d in data):
+    if is_pair(data):
         inputs, targets = data
         if len(inputs) != len(targets):
             raise ValueError(f"data has {len(inputs)} inputs and {len(targets)} targets: give one target for each")
@@ -40,11 +40,16 @@ def read_batches(data: Any, batch_size: int, device: torch.device) -> list[tuple
     return counted
 
 
+def is_pair(data: Any) -> bool:
+    """Whether ``data`` is ``(inputs, targets)``, which may be split into batches of any size."""
+    return isinstance(data, tuple) and len(data) == 2 and all(isinstance(d, Tensor) for d in data)
+
+
 def digest(batches: list[tuple[Any, int]]) -> str:
     """SHA-256 of the examples, in whatever order and batches they come."""
     examples = []
     for batch, count in batches:
-        tensors = [t.cpu().contiguous() for t in _tensors(batch)]
+        tensors = [t.cpu().contiguous() for t in tensors_in(batch)]
         for i in range(count):
             sha = hashlib.sha256()
             for tensor in tensors:
@@ -66,19 +71,20 @@ def _every(item: Any, first: int, stride: int) -> Any:
     return tuple(_every(value, first, stride) for value in item) if isinstance(item, tuple) else item
 
 
-def _tensors(batch: Any) -> Iterator[Tensor]:
+def tensors_in(batch: Any) -> Iterator[Tensor]:
+    """All of them, however they are nested."""
     if isinstance(batch, Tensor):
         yield batch
     elif isinstance(batch, Mapping):
         for item in batch.values():
-            yield from _tensors(item)
+            yield from tensors_in(item)
     elif isinstance(batch, list | tuple):
         for item in batch:
-            yield from _tensors(item)
+            yield from tensors_in(item)
 
 
 def _examples(batch: Any) -> int:
-    shapes = [tuple(t.shape) for t in _tensors(batch)]
+    shapes = [tuple(t.shape) for t in tensors_in(batch)]
     if not shapes:
         raise ValueError(
             f"data has a batch of type {type(batch).__name__} without a tensor: give (inputs, targets), or a "

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["accuracy", "check_mean", "is_criterion", "loss_of"]
+__all__ = ["check_mean", "is_criterion", "loss_of", "right_answers"]
 
 
 def is_criterion(loss: Callable[..., Tensor]) -> bool:
@@ -43,11 +43,11 @@ def check_mean(loss: Callable[..., Tensor] | None, batches: list[tuple[Any, int]
             )
 
 
-def accuracy(outputs: Any, batch: Any) -> dict[str, Tensor]:
-    """The share of right answers, where outputs are (N, classes, ...) and targets class indices."""
+def right_answers(outputs: Any, batch: Any) -> Tensor | None:
+    """Which answers are right, 1 or 0 (N, ...), where outputs are (N, classes, ...) and targets class indices."""
     if not (isinstance(batch, tuple) and len(batch) == 2 and isinstance(outputs, Tensor)):
-        return {}
+        return None
     targets = batch[1]
     if targets.is_floating_point() or outputs.dim() != targets.dim() + 1 or outputs.shape[1] < 2:
-        return {}
-    return {"accuracy": (outputs.argmax(1) == targets).double().mean()}
+        return None
+    return (outputs.argmax(1) == targets).double()

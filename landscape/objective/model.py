@@ -18,11 +18,13 @@ from torch import Tensor, nn
 
 from landscape.checkpoints import Checkpoint
 from landscape.objective.batch_norm import POLICIES, norm_layers, recalibrate
-from landscape.objective.data import digest, every, read_batches
+from landscape.objective.data import digest, every, is_pair, read_batches
+from landscape.objective.examples import Examples, means, per_example
 from landscape.objective.folding import Fold, foldable, folded
 from landscape.objective.kernels import differentiable_twice, without_cudnn_rnn
 from landscape.objective.layout import channels_last
-from landscape.objective.loss import accuracy, check_mean, loss_of
+from landscape.objective.loss import check_mean, loss_of
+from landscape.objective.memory import examples_at_once
 from landscape.objective.preflight import Preflight, preflight
 from landscape.objective.products import KeptProducts, Product, gauss_newton_product, hessian_product
 from landscape.parameters import ParameterSpace, check_vector
@@ -46,8 +48,8 @@ class ModelObjective:
             list), which is read once and kept.
         forward: ``forward(model, batch) -> outputs``. Default: ``model(inputs)`` for a tuple,
             ``model(**batch)`` for a dictionary.
-        batch_size: examples evaluated at once when ``data`` is a pair of tensors. On a CPU, 128 take half the time of
-            1,024 (their activations fit the caches); on a GPU give as many as its memory holds.
+        batch_size: examples evaluated at once when ``data`` is a pair of tensors. ``"auto"``: as many as keep the
+            activations within a CPU's caches, which halves the time; 128 where ``batch_norm`` is ``"batch"``.
         batch_norm: ``"frozen"`` keeps the running statistics, ``"recalibrated"`` gathers them again at
             every theta (derivatives then hold them fixed), ``"batch"`` uses each batch's own.
         calibration: the data on which ``"recalibrated"`` gathers them, for test losses the training
@@ -83,7 +85,7 @@ class ModelObjective:
         data: Any,
         *,
         forward: Callable[[nn.Module, Any], Any] | None = None,
-        batch_size: int = 128,
+        batch_size: int | str = "auto",
         batch_norm: str = "frozen",
         calibration: Any = None,
         weight_decay: float = 0.0,
@@ -91,6 +93,8 @@ class ModelObjective:
     ) -> None:
         if batch_norm not in POLICIES:
             raise ValueError(f"batch_norm={batch_norm!r}: give one of {POLICIES}")
+        if batch_size != "auto" and (isinstance(batch_size, str) or batch_size < 1):
+            raise ValueError(f"batch_size={batch_size!r}: give a number of examples, at least 1, or 'auto'")
         if graph_memory != "auto" and (isinstance(graph_memory, str) or graph_memory < 0):
             raise ValueError(f"graph_memory={graph_memory!r}: give a number of bytes, 0 or more, or 'auto'")
         self.space = ParameterSpace.of(model)
@@ -101,27 +105,23 @@ class ModelObjective:
         self._forward = forward or _default_forward
         self._model = copy.deepcopy(model).eval()
         self._model.zero_grad(set_to_none=True)
-        named = dict(self._model.named_parameters())
-        self._parameters = [named[name] for name in self.space.names]
-        kinds = {(p.dtype, p.device) for p in self._parameters}
-        if len(kinds) > 1:
-            raise ValueError(
-                f"model has parameters of several dtypes or devices, {sorted(map(str, kinds))}: "
-                "convert it with model.to(device, dtype)"
-            )
-        # all parameters become views of one vector, so that moving to another theta is one copy
-        self._flat = self.space.flatten(named)
-        for parameter, view in zip(self._parameters, self.space.views(self._flat).values(), strict=True):
-            parameter.data = view
+        self._parameters, self._flat = self.space.as_one_vector(self._model)
         self.theta = self._flat.clone()
-        self._batches = read_batches(data, batch_size, self.device)
+        together = 128 if isinstance(batch_size, str) else batch_size
+        self._batches = read_batches(data, together, self.device)
         check_mean(loss, self._batches)
         self.examples = sum(count for _, count in self._batches)
-        self._calibration = self._batches if calibration is None else read_batches(calibration, batch_size, self.device)
         self._norms = norm_layers(self._model) if batch_norm != "frozen" else []
         if batch_norm == "batch":
             for norm in self._norms:
                 norm.train()
+        self._folds: list[Fold] = []
+        if batch_size == "auto" and batch_norm != "batch" and is_pair(data):
+            together = examples_at_once(self._loss_on, *self._batches[0], self._flat)
+            self._batches = read_batches(data, together, self.device)
+        self._batches = channels_last(self._batches, self._model, self._loss_on, self._parameters)
+        self._folds = foldable(self._model, partial(self._loss_on, self._batches[0][0]), self._parameters)
+        self._calibration = self._batches if calibration is None else read_batches(calibration, together, self.device)
         self._hessians, self._gauss_newtons = (
             KeptProducts(prepare, self._batches, self._flat, graph_memory)
             for prepare in (self._prepare_hessian, self._prepare_gauss_newton)
@@ -129,10 +129,6 @@ class ModelObjective:
         # sums over batches are in float64, where there is one, so that many batches lose no digits
         self._wide = self.dtype if self.device.type == "mps" else torch.float64
         self._recalibrate()
-        self._folds: list[Fold] = []
-        # in place, since the products hold on to the list
-        self._batches[:] = channels_last(self._batches, self._model, self._loss_on, self._parameters)
-        self._folds = foldable(self._model, partial(self._loss_on, self._batches[0][0]), self._parameters)
 
     @property
     def size(self) -> int:
@@ -221,15 +217,13 @@ class ModelObjective:
     def metrics(self, theta: Tensor) -> dict[str, float]:
         """``loss``, that is f, and for classifiers ``accuracy``, as means over the examples."""
         self._move(theta)
-        totals: dict[str, float] = {}
-        for batch, count in self._batches:
-            outputs = self._run(batch)
-            means = {"loss": self._loss_of(outputs, batch), **accuracy(outputs, batch)}
-            for name, mean in means.items():
-                totals[name] = totals.get(name, 0.0) + float(mean) * count
-        metrics = {name: total / self.examples for name, total in totals.items()}
-        metrics["loss"] += self._decay()
-        return metrics
+        return means(self._run, self._batches, self._loss, self._decay())
+
+    @torch.no_grad()
+    def per_example(self, theta: Tensor) -> Examples:
+        """The loss of each example at theta, and for classifiers whether it is right; their means are ``metrics``."""
+        self._move(theta)
+        return per_example(self._run, self._batches, self._loss, self._decay())
 
     def gradient(self, theta: Tensor) -> Tensor:
         """grad f(theta), shape (n,)."""

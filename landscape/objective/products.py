@@ -12,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
+
+from landscape.objective.data import tensors_in
+from landscape.objective.memory import free_bytes, saved_bytes
 
 __all__ = ["KeptProducts", "Product", "gauss_newton_product", "hessian_product"]
 
@@ -109,8 +111,8 @@ class KeptProducts:
         if self._memory == 0:
             return 0
         batch, examples = self._batches[0]
-        budget = _free_bytes(self._flat.device) // 4 if self._memory == "auto" else int(self._memory)
-        per_example = _saved_bytes(lambda: self._prepare(batch), self._flat) / examples
+        budget = free_bytes(self._flat.device) // 4 if self._memory == "auto" else int(self._memory)
+        per_example = saved_bytes(lambda: self._prepare(batch), [self._flat, *tensors_in(batch)]) / examples
         fit, total = 0, 0.0
         for _, count in self._batches:
             total += per_example * count
@@ -118,23 +120,3 @@ class KeptProducts:
                 break
             fit += 1
         return fit
-
-
-def _saved_bytes(build: Callable[[], object], shared: Tensor) -> int:
-    """What the graph that ``build`` makes holds on to beside ``shared``, each storage once."""
-    sizes: dict[int, int] = {}
-
-    def count(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()  # the tensor itself would hold on to the graph that holds it
-
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        graph = build()
-    del graph  # only now: storages that were freed meanwhile would lend their addresses to others
-    sizes.pop(shared.untyped_storage().data_ptr(), None)
-    return sum(sizes.values())
-
-
-def _free_bytes(device: torch.device) -> int:
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available

@@ -1,0 +1,60 @@
+"""How much memory graphs hold, how much there is, and how many examples to evaluate at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+
+from landscape.objective.data import tensors_in
+
+__all__ = ["examples_at_once", "free_bytes", "saved_bytes"]
+
+# What a forward pass may hold at once: about what fits the caches. Measured on two cores: the digits' networks are
+# fastest in one piece (1 to 8 MB), LeNet at 10 to 20 MB, ResNet-20 at 25 MB or more but hardly faster than at 13 MB.
+_CACHED = 16e6
+_CACHED_ON_A_GPU = 1e9  # not measured
+_FEWEST = 32  # below it the calls themselves take longer than what they do
+_USUAL = 128
+
+
+def examples_at_once(loss_on: Callable[[Any], Tensor], batch: Any, count: int, flat: Tensor) -> int:
+    """How many examples the network evaluates fastest together, the same in every run.
+
+    Args:
+        loss_on: the loss of a batch, with its graph.
+        batch: some examples.
+        count: how many.
+        flat: theta.
+    """
+    try:
+        per_example = saved_bytes(lambda: loss_on(batch), [flat, *tensors_in(batch)]) / count
+    except RuntimeError:  # a network that does not let its graph be watched
+        return _USUAL
+    cached = _CACHED if flat.device.type == "cpu" else _CACHED_ON_A_GPU
+    return max(_FEWEST, int(cached / max(per_example, 1.0)))
+
+
+def saved_bytes(build: Callable[[], object], shared: Iterable[Tensor]) -> int:
+    """What the graph that ``build`` makes holds on to beside ``shared``, each storage once."""
+    sizes: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()  # the tensor itself would hold on to the graph that holds it
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        graph = build()
+    del graph  # only now: storages that were freed meanwhile would lend their addresses to others
+    for tensor in shared:
+        sizes.pop(tensor.untyped_storage().data_ptr(), None)
+    return sum(sizes.values())
+
+
+def free_bytes(device: torch.device) -> int:
+    """On a GPU or in main memory."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
