@@ -1,0 +1,116 @@
+"""Directions that the derivatives of f single out at theta."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from landscape.objective import Objective
+from landscape.parameters import check_vector
+from landscape.randomness import generator_or_new, unit
+from landscape.results import Eigenpairs
+
+__all__ = ["eigenvector", "gradient_direction", "sharpest_ascent"]
+
+_KICK = 1e-3  # of the radius: how far from a point without a gradient the ascent begins
+_SHORTEST = 1e-6  # of the radius: a step that would be shorter ends the ascent
+
+
+def eigenvector(pairs: Eigenpairs, index: int, objective: Objective) -> Tensor:
+    """The unit eigenvector of pair ``index``, as a direction on the objective's device.
+
+    A coordinate along it is a distance, and f(theta + a v) = f + a g'v + lambda a^2/2 + O(a^3).
+
+    Raises:
+        ValueError: eigenvectors of another size, or no such pair.
+    """
+    n, k = pairs.vectors.shape
+    if n != objective.size:
+        raise ValueError(
+            f"pairs has eigenvectors of size {n}, the objective {objective.size}: give pairs of its Hessian"
+        )
+    if not -k <= index < k:
+        raise ValueError(f"index={index}: there are {k} pairs, so give 0 to {k - 1}")
+    return pairs.vectors[:, index].to(objective.device, objective.dtype)
+
+
+def gradient_direction(objective: Objective, theta: Tensor) -> Tensor:
+    """The unit vector grad f / ||grad f|| at theta, which points uphill; shape (n,).
+
+    Raises:
+        ValueError: the gradient is zero or not finite.
+    """
+    check_vector("theta", theta, objective.size)
+    gradient = objective.gradient(theta)
+    norm = float(gradient.norm())
+    if not 0 < norm < float("inf"):
+        raise ValueError(f"the gradient at theta has norm {norm}: give a theta where it is finite and not zero")
+    return gradient / norm
+
+
+def sharpest_ascent(
+    objective: Objective,
+    theta: Tensor,
+    radius: float,
+    *,
+    steps: int = 50,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """The displacement within a ball that raises f most, by projected gradient ascent.
+
+        argmax f(theta + d)   over   ||d|| <= radius
+
+    To first order it is radius * grad f / ||grad f||, the perturbation of SAM (Foret et al. 2021); where the gradient
+    is negligible and f is its parabola, radius times the top eigenvector. How far f rises there is the sharpness of
+    Keskar et al. 2017 (theirs is over a box, and relative to 1 + f).
+
+    The ascent starts at theta with the step of SAM. A step s * radius along the gradient is followed by the projection
+    to the ball; one that raises f is taken and s doubled, else s is halved. With large s this is the power iteration
+    d <- radius * grad f(theta + d) / ||grad f(theta + d)||, along which a convex f never falls.
+
+    Args:
+        objective: f.
+        theta: the centre, shape (n,).
+        radius: of the ball, in the norm of the weights.
+        steps: gradients at most. The ascent stops earlier once s is down to 1e-6.
+        generator: of the first step where the gradient is exactly zero, as at a minimum known in closed form. Default:
+            seeded by the operating system.
+
+    Returns:
+        d, shape (n,), to the highest point that was found, which is coordinate 1 along it: with enough steps a maximum,
+        though not always the highest in the ball. Its length is ``radius``, or less where f has a maximum inside.
+
+    Raises:
+        ValueError: radius or steps out of range; nothing that was tried raises f.
+
+    Reference:
+        Foret, Kleiner, Mobahi & Neyshabur 2021, arXiv:2010.01412; Keskar, Mudigere, Nocedal, Smelyanskiy & Tang 2017,
+        arXiv:1609.04836.
+    """
+    if not 0 < radius < float("inf"):
+        raise ValueError(f"radius={radius}: give a positive, finite distance from theta")
+    if steps < 2:
+        raise ValueError(f"steps={steps}: give 2 or more, the first of which looks at theta itself")
+    check_vector("theta", theta, objective.size)
+    start, gradient = objective.value_and_gradient(theta)
+    found, displacement, s, spent = start, torch.zeros_like(theta), 1.0, 1
+    if not bool(gradient.any()):
+        displacement = _KICK * radius * unit(objective.size, generator_or_new(generator), theta.dtype, theta.device)
+        found, gradient = objective.value_and_gradient(theta + displacement)
+        spent = 2
+    while spent < steps and s > _SHORTEST and bool(gradient.any()):
+        trial = displacement + s * radius * gradient / gradient.norm()
+        trial *= radius / max(radius, float(trial.norm()))
+        value, its_gradient = objective.value_and_gradient(theta + trial)
+        spent += 1
+        if found < value < float("inf"):
+            found, gradient, displacement = value, its_gradient, trial
+            s *= 2
+        else:
+            s /= 2
+    if not found > start:
+        raise ValueError(
+            f"no point that was tried within radius={radius} of theta is higher than f = {start} there: theta is a "
+            "maximum, f is not finite, or steps are too few"
+        )
+    return displacement
