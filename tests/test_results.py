@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from landscape import Dense, eigenpairs, line, local_entropy, plane, spectral_density
+from landscape import Dense, eigenpairs, line, line_band, local_entropy, plane, spectral_density
 from landscape.results import Measures, from_dataset, standard_error, to_dataset
-from tests.problems import DOUBLE, LogisticRegression, seeded, symmetric
+from tests.problems import DOUBLE, LogisticRegression, seeded, symmetric, tiny_objective
 
 
 def _records():
@@ -22,6 +22,9 @@ def _records():
     yield local_entropy(f, w, radius=[0.1, 0.3], method="tempered", tol=0.5, generator=seeded(0))
     yield line(f, w, e[0], [0.0, 1.0])
     yield plane(f, w, e[0], e[1], [0.0, 1.0], [0.0])
+    yield line_band(f, w, [0.0, 1.0], directions=2, normalization="none", generator=seeded(0))
+    network = tiny_objective()
+    yield line(network, network.theta, network.theta, [0.0, 1.0], derivatives=True)
     yield Measures(
         names=["a"],
         flatter=["lower"],

@@ -4,30 +4,43 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import torch
 import xarray
 
+from landscape.results.barriers import Barrier, BarrierMatrix
+from landscape.results.bezier import BezierPath
 from landscape.results.density import SpectralDensity
-from landscape.results.records import Cost, Eigenpairs, Line, LocalEntropy, Measures, Plane
+from landscape.results.frames import Frame
+from landscape.results.records import Cost, Eigenpairs, LocalEntropy, Measures
+from landscape.results.sharpness import Sharpness
+from landscape.results.slices import Line, LineBand, Plane
 
 __all__ = ["from_dataset", "to_dataset"]
 
-Result = Eigenpairs | SpectralDensity | LocalEntropy | Line | Plane | Measures
-_KINDS: dict[str, type[Result]] = {
-    kind.__name__: kind for kind in (Eigenpairs, SpectralDensity, LocalEntropy, Line, Plane, Measures)
-}
-
-
-_TENSORS = ("vectors", "shift")  # points of the parameter space
+Result = (
+    Eigenpairs
+    | SpectralDensity
+    | LocalEntropy
+    | Line
+    | LineBand
+    | Plane
+    | Frame
+    | Barrier
+    | BarrierMatrix
+    | BezierPath
+    | Measures
+    | Sharpness
+)
+_KINDS: dict[str, type[Result]] = {kind.__name__: kind for kind in get_args(Result)}
 
 
 def to_dataset(result: Result) -> xarray.Dataset:
     """The record as a Dataset: arrays as variables, everything else as JSON attributes."""
     arrays, attributes = {}, {"kind": type(result).__name__}
-    for name, dimensions in _fields(type(result)):
+    for name, _, dimensions in _fields(type(result)):
         value = getattr(result, name)
         if dimensions:
             array = np.asarray(value)
@@ -42,17 +55,17 @@ def from_dataset(dataset: xarray.Dataset) -> Any:
     """The record that ``to_dataset`` made ``dataset`` from."""
     kind = _KINDS[dataset.attrs["kind"]]
     values: dict[str, Any] = {}
-    for name, dimensions in _fields(kind):
+    for name, of, dimensions in _fields(kind):
         if dimensions:
             array = dataset[name].values
-            values[name] = torch.from_numpy(array) if name in _TENSORS else array[()]
+            values[name] = torch.from_numpy(array) if of is torch.Tensor else array[()]
         else:
             value = json.loads(dataset.attrs[name])
             values[name] = Cost(**value) if name == "cost" else value
     return kind(**values)
 
 
-def _fields(kind: type[Result]) -> list[tuple[str, tuple[str, ...]]]:
-    """Each field with the dimensions of its array; none for what is no array."""
-    hints = get_type_hints(kind, include_extras=True)
-    return [(name, getattr(hint, "__metadata__", ())) for name, hint in hints.items()]
+def _fields(kind: type[Result]) -> list[tuple[str, Any, tuple[str, ...]]]:
+    """Each field with its type, and the dimensions of its array; none for what is no array."""
+    types, hints = get_type_hints(kind), get_type_hints(kind, include_extras=True)
+    return [(name, types[name], getattr(hint, "__metadata__", ())) for name, hint in hints.items()]

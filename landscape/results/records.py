@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 
-__all__ = ["Comparison", "Cost", "Eigenpairs", "Line", "LocalEntropy", "Measures", "Plane", "standard_error"]
+__all__ = ["Comparison", "Cost", "Eigenpairs", "LocalEntropy", "Measures", "standard_error"]
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,24 @@ class LocalEntropy:
     effective_samples: Annotated[np.ndarray, "radius"]  # of the weights exp(-beta f); NaN for Laplace
     mean_loss: Annotated[np.ndarray, "radius"]  # E f(x') over the ball; NaN for Laplace
     mean_loss_stderr: Annotated[np.ndarray, "radius"]
-    # What only the tempered path knows, NaN or empty otherwise. F~ lies between lower and upper, which are Riemann sums
-    # over the ladder with two standard errors added; thermodynamic is another estimate of F~, from the same ladder.
+    # What only the path knows (tempered, in part SGLD), NaN or empty otherwise. F~ lies between lower and upper, which
+    # are Riemann sums over the ladder with two standard errors added; thermodynamic is another estimate of F~, from the
+    # same ladder.
     lower: Annotated[np.ndarray, "radius"]
     upper: Annotated[np.ndarray, "radius"]
     thermodynamic: Annotated[np.ndarray, "radius"]
     thermodynamic_stderr: Annotated[np.ndarray, "radius"]
     virial: Annotated[np.ndarray, "radius"]  # <z . grad U> / n at s = 1, which is 1 at equilibrium
     shift: Annotated[torch.Tensor, "radius", "weight"]  # <x'> - x at s = 1
+    r_hat: Annotated[np.ndarray, "radius"]  # split R-hat of the chains at s = 1: near 1 where each covers the measure
+    autocorrelation: Annotated[np.ndarray, "radius"]  # draws there per independent one
+    drift: Annotated[np.ndarray, "radius"]  # of psi along the chains at s = 1: below 0 where they lag behind
+    drift_stderr: Annotated[np.ndarray, "radius"]
+    step_bias: Annotated[np.ndarray, "radius"]  # SGLD alone: `value` less that with twice the step
     ladder: Annotated[np.ndarray, "radius", "rung"]  # s, from 0 to 1; NaN beyond a radius' last rung
     rung_loss: Annotated[np.ndarray, "radius", "rung"]  # <f>_s
     rung_acceptance: Annotated[np.ndarray, "radius", "rung"]  # of the moves at s; NaN at s = 0
+    rung_effective: Annotated[np.ndarray, "radius", "rung"]  # effective share of the particles weighed for s; so too
     radius: Annotated[np.ndarray, "radius"]  # 1/sqrt(beta gamma), standard deviation per weight
     gamma: Annotated[np.ndarray, "radius"]
     loss: float  # f(x)
@@ -84,7 +91,7 @@ class LocalEntropy:
     @property
     def method_name(self) -> str:
         """As it is written in text."""
-        return {"laplace": "Laplace", "monte_carlo": "Monte Carlo", "tempered": "tempered"}[self.method]
+        return {"laplace": "Laplace", "monte_carlo": "Monte Carlo", "tempered": "tempered", "sgld": "SGLD"}[self.method]
 
     @property
     def free_energy(self) -> np.ndarray:
@@ -115,31 +122,6 @@ class LocalEntropy:
     def jensen_excess(self) -> np.ndarray:
         """E f(x') - f(x), never below the true excess (Jensen); known even where F~ is not."""
         return self.mean_loss - self.loss
-
-
-@dataclass(frozen=True)
-class Line:
-    """f(theta + a d) for each coordinate a; NaN and inf are kept."""
-
-    coordinates: Annotated[np.ndarray, "coordinates"]  # (points,), in multiples of d
-    loss: Annotated[np.ndarray, "coordinates"]  # (points,)
-    accuracy: Annotated[np.ndarray, "coordinates"]  # (points,), NaN where the objective knows none
-    direction_norm: float  # ||d||, so that a is a displacement of |a| ||d||
-    not_finite: int  # points where the loss is NaN or inf
-    cost: Cost
-
-
-@dataclass(frozen=True)
-class Plane:
-    """f(theta + a d1 + b d2) on a grid; NaN and inf are kept."""
-
-    a: Annotated[np.ndarray, "a"]  # (A,), in multiples of d1
-    b: Annotated[np.ndarray, "b"]  # (B,), in multiples of d2
-    loss: Annotated[np.ndarray, "a", "b"]  # (A, B)
-    direction_norms: Annotated[np.ndarray, "direction"]  # (2,), ||d1|| and ||d2||
-    cosine: float  # of the angle between d1 and d2
-    not_finite: int
-    cost: Cost
 
 
 @dataclass(frozen=True)

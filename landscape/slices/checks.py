@@ -1,0 +1,92 @@
+"""What a slice is asked for, checked before anything is evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.objective import ModelObjective, Objective
+from landscape.parameters import check_vector
+
+__all__ = ["checked_coordinates", "checked_direction", "in_common", "named"]
+
+
+def named(objective: Objective | Mapping[str, Objective]) -> dict[str, Objective]:
+    """The objectives by name, where one alone has a name of its own.
+
+    Raises:
+        ValueError: there is none, or they are not functions of the same theta.
+    """
+    objectives = dict(objective) if isinstance(objective, Mapping) else {"objective": objective}
+    sizes = {name: f.size for name, f in objectives.items()}
+    if len(set(sizes.values())) != 1:
+        raise ValueError(f"objective has sizes {sizes}: give one or more objectives of the same size")
+    return objectives
+
+
+def in_common(objectives: Mapping[str, Objective], **tensors: Tensor) -> list[Tensor]:
+    """Points and directions, by the names of their arguments, on one device and in the widest of their dtypes.
+
+    The walk is in that dtype, and rounded to the network's where it is evaluated: a plane through networks in float32,
+    given in float64, so goes through them exactly.
+
+    Raises:
+        ValueError: one is of another size than the objectives'.
+    """
+    first = next(iter(objectives.values()))
+    for name, tensor in tensors.items():
+        check_vector(name, tensor, first.size)
+    widest = reduce(torch.promote_types, (tensor.dtype for tensor in tensors.values()))
+    return [tensor.detach().to(first.device, widest) for tensor in tensors.values()]
+
+
+def checked_coordinates(name: str, given: Any) -> np.ndarray:
+    """The coordinates as an array (points,).
+
+    Raises:
+        ValueError: there are none, or one is not finite.
+    """
+    coordinates = np.asarray(given, dtype=float)
+    if coordinates.ndim != 1 or len(coordinates) == 0:
+        raise ValueError(f"{name} has shape {coordinates.shape}: give a list of at least one coordinate")
+    if not np.isfinite(coordinates).all():
+        raise ValueError(f"{name} holds {coordinates[~np.isfinite(coordinates)][0]}: give finite coordinates")
+    return coordinates
+
+
+def checked_direction(
+    name: str, direction: Tensor, theta: Tensor, unit: str, objectives: Mapping[str, Objective]
+) -> float:
+    """The norm of the direction, which must be such that coordinates in ``unit`` mean what they say.
+
+    Raises:
+        ValueError: a norm of zero, an unknown unit, or one that the direction does not have.
+    """
+    norm = float(direction.double().norm())
+    if not 0 < norm < float("inf"):
+        raise ValueError(f"{name} has norm {norm}: give a finite direction that is not zero")
+    if unit not in ("direction", "norm", "filter", "layer"):
+        raise ValueError(f"unit={unit!r}: give 'direction', 'norm', 'filter' or 'layer'")
+    if unit in ("filter", "layer"):
+        for f in objectives.values():
+            _check_relative(name, direction, theta, unit, f)
+    return norm
+
+
+def _check_relative(name: str, direction: Tensor, theta: Tensor, unit: str, objective: Objective) -> None:
+    # whatever the filters of a tensor are, if each has the norm of theta's, then so has the tensor; zeros are left out
+    if not isinstance(objective, ModelObjective):
+        raise ValueError(f"unit={unit!r} for a {type(objective).__name__}, which has no {unit}s: give unit='direction'")
+    of_theta = objective.space.views(theta)
+    for tensor, d in objective.space.views(direction).items():
+        norm, wanted = float(d.double().norm()), float(of_theta[tensor].double().norm())
+        if norm > 0 and abs(norm - wanted) > 1e-3 * wanted:  # far above the rounding of float32, or of bfloat16's sums
+            raise ValueError(
+                f"{name} has norm {norm:.4g} in {tensor!r}, where theta has {wanted:.4g}: unit={unit!r} is for a "
+                f"direction of normalization={unit!r}, so give unit='direction'"
+            )

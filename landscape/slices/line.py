@@ -1,0 +1,200 @@
+"""The loss along a line, a -> f(theta + a d), and along bands of random lines.
+
+What the derivatives at theta say of the line is f(theta) + a g'd + a^2/2 d'Hd. One random line says little about the
+others: a band of K tells their median and quantiles.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.directions import random_direction
+from landscape.objective import Objective
+from landscape.objective.examples import Examples
+from landscape.progress import Progress, silent
+from landscape.randomness import generator_or_new
+from landscape.results import Line, LineBand
+from landscape.slices.checks import checked_coordinates, checked_direction, in_common, named
+from landscape.slices.walk import Index, Walk, as_given, measure
+
+__all__ = ["line", "line_band"]
+
+
+@overload
+def line(objective: Objective, *args: Any, **options: Any) -> Line: ...
+@overload
+def line(objective: Mapping[str, Objective], *args: Any, **options: Any) -> dict[str, Line]: ...
+def line(
+    objective: Objective | Mapping[str, Objective],
+    theta: Tensor,
+    direction: Tensor,
+    coordinates: Any,
+    *,
+    unit: str = "direction",
+    derivatives: bool = False,
+    store: str | Path | None = None,
+    progress: Progress = silent,
+) -> Line | dict[str, Line]:
+    """The loss, and for classifiers the accuracy, at theta + a * direction.
+
+    Args:
+        objective: f; or several by name, such as ``{"train": f, "test": g}``, measured at the same points.
+        theta: the origin, shape (n,).
+        direction: d, shape (n,), not zero.
+        coordinates: the values of a, in ``unit``.
+        unit: ``"direction"`` for multiples of d; ``"norm"`` for the displacement ||a d|| itself, with the sign of a;
+            ``"filter"`` or ``"layer"`` for multiples of a d of that normalization, whose axis is then named by it.
+        derivatives: whether to find g'd and d'Hd at theta too, for one gradient and one Hessian-vector product.
+        store: a folder (conventionally ``*.zarr``) that keeps each point once it is measured: a walk that was
+            interrupted goes on from there, and several processes share it. Default: memory only.
+        progress: called as ``progress(points, "line")``; ``tqdm.tqdm`` fits.
+
+    Returns:
+        Line with ``loss`` of shape (points,), or one for each objective by its name.
+
+    Raises:
+        ValueError: sizes that do not fit, a zero direction, no coordinates, a unit that the direction does not have, a
+            store of another slice.
+
+    Example:
+        >>> from landscape import ModelObjective
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> square = ModelObjective(model, torch.nn.MSELoss(), (torch.ones(1, 1), torch.zeros(1, 1)))
+        >>> found = line(square, torch.zeros(1), torch.ones(1), [0.0, 1.0, 2.0], derivatives=True)
+        >>> found.loss, found.curvature
+        (array([0., 1., 4.]), 2.0)
+    """
+    start = time.perf_counter()
+    objectives, a = named(objective), checked_coordinates("coordinates", coordinates)
+    theta, d = in_common(objectives, theta=theta, direction=direction)
+    norm = checked_direction("direction", d, theta, unit, objectives)
+    scale = 1 / norm if unit == "norm" else 1.0
+    there = torch.empty_like(theta)
+
+    def measure_at(index: Index) -> list[Examples]:
+        torch.add(theta, d, alpha=scale * float(a[index]), out=there)
+        return [measure(f, there) for f in objectives.values()]
+
+    walk = Walk(
+        objectives,
+        {"coordinates": a},
+        origin=[measure(f, theta) for f in objectives.values()],
+        at_origin=a == 0,
+        measure_at=measure_at,
+        store=store,
+        signature={"slice": "line", "theta": theta, "direction": d, "unit": unit},
+    )
+    unknown = (float("nan"), float("nan"))
+    slopes = [_derivatives(f, theta, scale * d) if derivatives else unknown for f in objectives.values()]
+    walk.visit(np.ndindex(len(a)), progress, "line")
+    cost = walk.cost(start, gradients=int(derivatives), products=int(derivatives))
+    lines = {
+        name: Line(
+            coordinates=a,
+            **walk.fields(name),
+            slope=slope,
+            curvature=curvature,
+            eps=torch.finfo(objectives[name].dtype).eps,
+            direction_norm=norm,
+            unit=unit,
+            cost=cost,
+        )
+        for name, (slope, curvature) in zip(objectives, slopes, strict=True)
+    }
+    return as_given(objective, lines)
+
+
+@overload
+def line_band(objective: Objective, *args: Any, **options: Any) -> LineBand: ...
+@overload
+def line_band(objective: Mapping[str, Objective], *args: Any, **options: Any) -> dict[str, LineBand]: ...
+def line_band(
+    objective: Objective | Mapping[str, Objective],
+    theta: Tensor,
+    coordinates: Any,
+    *,
+    directions: int = 16,
+    normalization: str = "filter",
+    generator: torch.Generator | None = None,
+    store: str | Path | None = None,
+    progress: Progress = silent,
+) -> LineBand | dict[str, LineBand]:
+    """The loss along several random directions from theta.
+
+    Args:
+        objective: f, or several by name, as for ``line``; all are measured along the same directions.
+        theta: the origin, shape (n,).
+        coordinates: the values of a, in multiples of each direction.
+        directions: K. The quantiles are of K losses: 16 tell the median and quartiles, not the 5 % tails.
+        normalization: as for ``random_direction``: ``"filter"``, ``"layer"`` or ``"none"``.
+        generator: of the directions; to go on with a store, one of the same seed. Default: seeded by the operating
+            system.
+        store: as for ``line``.
+        progress: called as ``progress(points, "band of lines")`` with K points for each coordinate.
+
+    Returns:
+        LineBand with ``loss`` of shape (K, points), or one for each objective by its name.
+
+    Raises:
+        ValueError: no directions or coordinates, an objective that has no filters, a store of another slice.
+    """
+    start = time.perf_counter()
+    objectives, a = named(objective), checked_coordinates("coordinates", coordinates)
+    (theta,) = in_common(objectives, theta=theta)
+    if directions < 1:
+        raise ValueError(f"directions={directions}: give at least 1")
+    first = next(iter(objectives.values()))
+    # a seed for each, so that one at a time is held, and each is the same in whatever order they are walked
+    seeds = torch.randint(2**62, (directions,), generator=generator_or_new(generator))
+
+    def direction(k: int) -> Tensor:
+        own = torch.Generator().manual_seed(int(seeds[k]))
+        return random_direction(first, theta, normalization=normalization, generator=own).to(theta)
+
+    norms = np.array([float(direction(k).double().norm()) for k in range(directions)])
+    there, held, d = torch.empty_like(theta), -1, theta
+
+    def measure_at(index: Index) -> list[Examples]:
+        nonlocal held, d
+        k, i = index
+        if k != held:
+            held, d = k, direction(k)
+        torch.add(theta, d, alpha=float(a[i]), out=there)
+        return [measure(f, there) for f in objectives.values()]
+
+    walk = Walk(
+        objectives,
+        {"direction": np.arange(directions), "coordinates": a},
+        origin=[measure(f, theta) for f in objectives.values()],
+        at_origin=np.broadcast_to(a == 0, (directions, len(a))),
+        measure_at=measure_at,
+        store=store,
+        signature={"slice": "band", "theta": theta, "seeds": seeds, "normalization": normalization},
+    )
+    walk.visit(np.ndindex(directions, len(a)), progress, "band of lines")
+    bands = {}
+    for name in objectives:
+        fields = walk.fields(name)
+        bands[name] = LineBand(
+            coordinates=a,
+            **{field: fields[field] for field in ("loss", "accuracy", "origin", "not_finite")},
+            direction_norms=norms,
+            unit="direction" if normalization == "none" else normalization,
+            cost=walk.cost(start),
+        )
+    return as_given(objective, bands)
+
+
+def _derivatives(objective: Objective, theta: Tensor, d: Tensor) -> tuple[float, float]:
+    """g'd and d'Hd, summed in float64."""
+    wide = d.double()
+    theta, d = theta.to(objective.dtype), d.to(objective.dtype)
+    slope, curvature = (v.double() @ wide for v in (objective.gradient(theta), objective.hvp(theta, d)))
+    return float(slope), float(curvature)

@@ -1,0 +1,150 @@
+"""The loss on the straight way between two ends a and b: t -> f((1 - t) a + t b).
+
+Written so, t = 0 and t = 1 are the ends bit for bit, and t = 1/2 is their mean.
+
+What is between two networks depends on their buffers too. Where the ends are checkpoints, all their tensors are
+interpolated, the running statistics of BatchNorm with the others: the ends then are the networks that were saved.
+Linear interpolation does not give the statistics that a network between would gather, so it shows a barrier that
+recalibration takes away (Garipov et al. 2018 recalibrate at every point): ask the objective for
+``batch_norm="recalibrated"`` to have it done here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.checkpoints import Checkpoint
+from landscape.objective import ModelObjective, Objective
+from landscape.objective.examples import Examples
+from landscape.objective.moving import move_to
+from landscape.progress import Progress, silent
+from landscape.results import Line
+from landscape.slices.checks import checked_coordinates, in_common, named
+from landscape.slices.walk import Walk, as_given, measure
+
+__all__ = ["path"]
+
+
+@overload
+def path(objective: Objective, *args: Any, **options: Any) -> Line: ...
+@overload
+def path(objective: Mapping[str, Objective], *args: Any, **options: Any) -> dict[str, Line]: ...
+def path(
+    objective: Objective | Mapping[str, Objective],
+    a: Tensor | Checkpoint,
+    b: Tensor | Checkpoint,
+    coordinates: Any,
+    *,
+    store: str | Path | None = None,
+    progress: Progress = silent,
+) -> Line | dict[str, Line]:
+    """The loss, and for classifiers the accuracy, at (1 - t) a + t b.
+
+    Args:
+        objective: f, or several by name, as for ``line``. What BatchNorm does at every point is theirs to say:
+            ``"frozen"`` keeps the statistics of the ends, ``"recalibrated"`` gathers new ones.
+        a: one end, as weights of shape (n,), whose buffers are then the objective's at every point; or as a Checkpoint,
+            whose buffers are interpolated as the weights are (integers: those of the nearer end).
+        b: the other, given alike.
+        coordinates: the values of t; below 0 and above 1 is beyond the ends.
+        store: as for ``line``.
+        progress: called as ``progress(points, "path")``; ``tqdm.tqdm`` fits.
+
+    Returns:
+        Line in unit ``"path"`` from a, with ``direction_norm`` = ||b - a||, or one for each objective by its name.
+
+    Raises:
+        ValueError: ends of other sizes than the objective's, or of two kinds; no coordinates; checkpoints for an
+            objective that is no network; a store of another slice.
+
+    Example:
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> square = ModelObjective(model, torch.nn.MSELoss(), (torch.ones(1, 1), torch.zeros(1, 1)))
+        >>> path(square, torch.zeros(1), torch.full((1,), 4.0), [0.0, 0.5, 1.0]).loss
+        array([ 0.,  4., 16.])
+    """
+    start = time.perf_counter()
+    objectives, t = named(objective), checked_coordinates("coordinates", coordinates)
+    if isinstance(a, Checkpoint) and isinstance(b, Checkpoint):
+        ends, measure_between = _between_checkpoints(objectives, a, b)
+        identity: dict[str, Any] = {"a": a.digest(), "b": b.digest()}
+    elif isinstance(a, Tensor) and isinstance(b, Tensor):
+        ends, measure_between = _between_points(objectives, a, b)
+        identity = {"a": ends[0], "b": ends[1]}
+    else:
+        raise ValueError(
+            f"a is a {type(a).__name__} and b a {type(b).__name__}: give two tensors of weights, or two Checkpoints"
+        )
+    walk = Walk(
+        objectives,
+        {"coordinates": t},
+        origin=measure_between(0.0),
+        at_origin=t == 0,
+        measure_at=lambda index: measure_between(float(t[index])),
+        store=store,
+        signature={"slice": "path", **identity},
+    )
+    walk.visit(np.ndindex(len(t)), progress, "path")
+    lines = {
+        name: Line(
+            coordinates=t,
+            **walk.fields(name),
+            slope=float("nan"),
+            curvature=float("nan"),
+            eps=torch.finfo(objectives[name].dtype).eps,
+            direction_norm=float((ends[1] - ends[0]).double().norm()),
+            unit="path",
+            cost=walk.cost(start),
+        )
+        for name in objectives
+    }
+    return as_given(objective, lines)
+
+
+Ends = tuple[Tensor, Tensor]
+MeasureBetween = Callable[[float], list[Examples]]
+
+
+def _between_points(objectives: Mapping[str, Objective], a: Tensor, b: Tensor) -> tuple[Ends, MeasureBetween]:
+    first, last = in_common(objectives, a=a, b=b)
+    there = torch.empty_like(first)
+
+    def measure_between(t: float) -> list[Examples]:
+        torch.mul(first, 1 - t, out=there).add_(last, alpha=t)
+        return [measure(f, there) for f in objectives.values()]
+
+    return (first, last), measure_between
+
+
+def _between_checkpoints(
+    objectives: Mapping[str, Objective], a: Checkpoint, b: Checkpoint
+) -> tuple[Ends, MeasureBetween]:
+    networks = {name: f for name, f in objectives.items() if isinstance(f, ModelObjective)}
+    if others := [name for name in objectives if name not in networks]:
+        raise ValueError(f"a is a Checkpoint, but {others} of the objectives are no networks: give a and b as tensors")
+    at_a = {name: network.at(a) for name, network in networks.items()}
+    f = next(iter(at_a.values()))
+    ends = f.theta, f.at(b).theta
+    if all(torch.equal(a.tensors[name], b.tensors[name]) for name in a.tensors if name not in f.space.names):
+        return _between_points(at_a, *ends)
+
+    def measure_between(t: float) -> list[Examples]:
+        between = Checkpoint(f"{1 - t:g} {a.name} + {t:g} {b.name}", {k: _mixed(a, b, k, t) for k in a.tensors})
+        for network in at_a.values():
+            move_to(network, between)
+        return [measure(network, network.theta) for network in at_a.values()]
+
+    return ends, measure_between
+
+
+def _mixed(a: Checkpoint, b: Checkpoint, name: str, t: float) -> Tensor:
+    if a.tensors[name].is_floating_point():
+        return (1 - t) * a.tensors[name] + t * b.tensors[name]
+    return (a if t < 0.5 else b).tensors[name]  # a count of batches has no mean
