@@ -1,0 +1,210 @@
+"""Weight matching: the hidden units of b in the order that brings its weights nearest to those of a.
+
+A network computes the same whatever the order of its hidden units is, so its weights are only one of many equal copies.
+With P_l the permutation of layer l (P_0 and the last are the identity), the copy nearest to a minimises
+
+    D^2 = sum_l ||W_l^a - P_l W_l^b P_{l-1}'||^2,   equally maximises   sum_l <W_l^a, P_l W_l^b P_{l-1}'>_F,
+
+biases and BatchNorm's weights counted as rows of W_l. In one P_l, the others held, this is a linear assignment problem,
+solved exactly; going through the layers in random order until none changes is coordinate ascent to a local optimum
+(Ainsworth, Hayase & Srinivasa 2023, arXiv:2209.04836, algorithm 1). D^2 never rises. Which optimum is found depends on
+the order: the problem over all layers at once is NP-hard.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from landscape.checkpoints import Checkpoint, unwrapped
+from landscape.matching.structure import Structure, structure_of
+from landscape.objective import ModelObjective
+from landscape.randomness import generator_or_new
+
+__all__ = ["Matching", "match_weights"]
+
+# Of the norms' product: an assignment better by less than this is the same but for the order of summation
+_ROUNDING = 1e-12
+_CHECKED = 8  # examples to see by that the function is the same
+
+
+@dataclass(frozen=True)
+class Matching:
+    """A checkpoint with its hidden units in another's order."""
+
+    checkpoint: Checkpoint  # b permuted: the same function
+    permutations: dict[str, np.ndarray]  # hidden layer -> (units,): at place i stands what was unit p[i] of b
+    squared_distance_before: float  # ||a - b||^2 over all parameters
+    squared_distance: float  # ||a - P b||^2
+    sweeps: int  # through all layers; the last one changed nothing
+    # max |z' - z| / max |z| over the outputs z of b and z' of the permuted b; NaN where no inputs were given
+    output_change: float
+
+
+def match_weights(
+    network: nn.Module | ModelObjective,
+    checkpoint_a: Checkpoint,
+    checkpoint_b: Checkpoint,
+    *,
+    inputs: Any = None,
+    generator: torch.Generator | None = None,
+) -> Matching:
+    """Permute the hidden units of b so that its weights come as near as possible to those of a.
+
+    Covered are multilayer perceptrons and plain convolutional networks: Linear, Conv and BatchNorm layers one after
+    another, with activations, pooling, dropout and flattening between them.
+
+    Args:
+        network: what both are checkpoints of, or an objective with it.
+        checkpoint_a: the fixed one.
+        checkpoint_b: the one to permute.
+        inputs: examples on which to see that the permuted network computes the same. Default: some of the
+            objective's data; for a bare network none.
+        generator: of the orders in which the layers are gone through. Default: seeded by the operating system.
+
+    Returns:
+        Matching, whose ``checkpoint`` is called as b is, with ``-matched`` behind it.
+
+    Raises:
+        ValueError: a layer or operation that is not covered, which is named; checkpoints that do not fit the network
+            or are not finite; a permuted network that computes something else, against what its graph says.
+
+    Reference:
+        Ainsworth, Hayase & Srinivasa 2023, arXiv:2209.04836.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
+        >>> a = Checkpoint.of(network, "a")
+        >>> tensors = dict(a.tensors)
+        >>> for name in ("0.weight", "0.bias"):
+        ...     tensors[name] = tensors[name].flip(0)
+        >>> tensors["2.weight"] = tensors["2.weight"].flip(1)
+        >>> found = match_weights(network, a, Checkpoint("b", tensors))
+        >>> found.permutations["0"], found.squared_distance
+        (array([7, 6, 5, 4, 3, 2, 1, 0]), 0.0)
+    """
+    model = network._model if isinstance(network, ModelObjective) else network
+    structure = structure_of(model)
+    before, target = (_loaded(model, checkpoint) for checkpoint in (checkpoint_b, checkpoint_a))
+    a, b = _weights(target), _weights(before)
+    permutations, sweeps = _ascend(structure, a, b, generator_or_new(generator))
+
+    tensors = {
+        bare: structure.permuted(name, checkpoint_b.tensors[bare], permutations)
+        for name, bare in zip(before.state_dict(), unwrapped(before.state_dict()), strict=True)
+    }
+    matched = Checkpoint(f"{checkpoint_b.name}-matched", tensors, checkpoint_b.metadata)
+    after = _loaded(model, matched)
+    return Matching(
+        checkpoint=matched,
+        permutations={layer: order.numpy() for layer, order in permutations.items()},
+        squared_distance_before=_squared_distance(a, b),
+        squared_distance=_squared_distance(a, _weights(after)),
+        sweeps=sweeps,
+        output_change=_output_change(network, inputs, before, after),
+    )
+
+
+def _loaded(model: nn.Module, checkpoint: Checkpoint) -> nn.Module:
+    """A copy with the checkpoint's weights, on the CPU."""
+    copied = copy.deepcopy(model).cpu().eval()
+    checkpoint.load_into(copied)
+    for name, parameter in copied.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise ValueError(
+                f"checkpoint {checkpoint.name!r} is not finite in {name!r}: give one that has not diverged"
+            )
+    return copied
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach().double() for name, parameter in model.named_parameters()}
+
+
+def _squared_distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    return sum(float((a[name] - b[name]).square().sum()) for name in a)
+
+
+def _ascend(
+    structure: Structure, a: Mapping[str, Tensor], b: Mapping[str, Tensor], generator: torch.Generator
+) -> tuple[dict[str, Tensor], int]:
+    """The permutations of a local optimum, and the sweeps it took."""
+    layers = list(structure.units)
+    permutations = {layer: torch.arange(units) for layer, units in structure.units.items()}
+    origin = {name: torch.zeros_like(weight) for name, weight in a.items()}
+    rounding = _ROUNDING * math.sqrt(_squared_distance(a, origin) * _squared_distance(b, origin))
+    sweeps, changed = 0, True
+    while changed:
+        sweeps, changed = sweeps + 1, False
+        for i in torch.randperm(len(layers), generator=generator).tolist():
+            products = _products(structure, layers[i], a, b, permutations)
+            places, best = linear_sum_assignment(products, maximize=True)
+            gain = (products[places, best] - products[places, permutations[layers[i]]]).sum()
+            if gain > rounding:
+                permutations[layers[i]] = torch.from_numpy(best)
+                changed = True
+    return permutations, sweeps
+
+
+def _products(
+    structure: Structure,
+    layer: str,
+    a: Mapping[str, Tensor],
+    b: Mapping[str, Tensor],
+    permutations: dict[str, Tensor],
+) -> np.ndarray:
+    """<weights of unit i of a, weights of unit j of b> for one layer, (units, units), the other layers permuted."""
+    units = structure.units[layer]
+    total = torch.zeros(units, units, dtype=torch.float64)
+    for name, axes in structure.axes.items():
+        for axis in axes:
+            if axis.layer == layer and name in a:  # buffers follow, and do not count
+                moved = structure.permuted(name, b[name], permutations, but=layer)
+                rows = (tensor.movedim(axis.dim, 0).reshape(units, -1) for tensor in (a[name], moved))
+                total += next(rows) @ next(rows).T
+    return total.numpy()
+
+
+@torch.no_grad()
+def _output_change(network: nn.Module | ModelObjective, inputs: Any, before: nn.Module, after: nn.Module) -> float:
+    """How far the outputs of the two are apart, relative to the largest; refused where it is more than rounding."""
+    if inputs is not None:
+        outputs = [model(_few(inputs)) for model in (before, after)]
+    elif isinstance(network, ModelObjective):
+        outputs = [network._forward(model, _few(network._batches[0][0])) for model in (before, after)]
+    else:
+        return math.nan
+    z, moved = (torch.cat(_flat(each)).double() for each in outputs)
+    change = float((moved - z).abs().max()) / (float(z.abs().max()) or 1.0)
+    # another order of summation moves last digits, which the layers may enlarge; a wrong permutation moves the first
+    if not change <= math.sqrt(torch.finfo(next(before.parameters()).dtype).eps):
+        raise ValueError(
+            f"the permuted network's outputs differ by {change:.1e} of the largest: its forward does something with "
+            "hidden units that its traced graph does not show, or its outputs are not finite"
+        )
+    return change
+
+
+def _few(item: Any) -> Any:
+    """The first examples of a batch, on the CPU."""
+    if isinstance(item, Tensor):
+        return item[:_CHECKED].cpu()
+    if isinstance(item, Mapping):
+        return {key: _few(value) for key, value in item.items()}
+    return tuple(_few(value) for value in item) if isinstance(item, tuple) else item
+
+
+def _flat(item: Any) -> list[Tensor]:
+    """All tensors in a network's outputs, flattened."""
+    if isinstance(item, Tensor):
+        return [item.flatten()]
+    items = item.values() if isinstance(item, Mapping) else item if isinstance(item, list | tuple) else ()
+    return [flat for each in items for flat in _flat(each)]
