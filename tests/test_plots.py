@@ -1,4 +1,3 @@
-import dataclasses
 import io
 
 import matplotlib.pyplot as plt
@@ -7,9 +6,8 @@ import pytest
 import torch
 import xarray
 from matplotlib.collections import PolyCollection
-from matplotlib.colors import Normalize
 
-from landscape import eigenpairs, line, local_entropy, plane, plots, spectral_density
+from landscape import eigenpairs, local_entropy, plots, spectral_density
 from tests.problems import DOUBLE, LogisticRegression, seeded, symmetric
 
 
@@ -28,17 +26,13 @@ def _spectra():
     return densities, pairs
 
 
-def _slices():
-    f, e = LogisticRegression(), torch.eye(8, dtype=DOUBLE)
+def _entropies():
+    f = LogisticRegression()
     points = {"A": torch.zeros(8, dtype=DOUBLE), "B": torch.ones(8, dtype=DOUBLE)}
-    a = np.linspace(-1, 1, 5)
-    lines = {k: line(f, x, e[0], a) for k, x in points.items()}
-    planes = {k: plane(f, x, e[0], e[1], a, a) for k, x in points.items()}
-    entropies = {
+    return {
         k: [local_entropy(f, x, radius=[0.01, 0.1], method=m, generator=seeded(0)) for m in ("laplace", "monte_carlo")]
         for k, x in points.items()
     }
-    return lines, planes, entropies
 
 
 def _legend(ax):
@@ -113,83 +107,8 @@ def test_layers_are_a_heat_map_on_one_scale():
         plots.layer_heatmap({"A": table, "B": table.isel(layer=[0])})
 
 
-def test_lines_name_their_units_and_ends():
-    lines, _, _ = _slices()
-    ax = plots.lines(lines, xlabel="displacement", parabolas={"A": 0.1, "B": 0.2})
-    assert _legend(ax)[:2] == ["A", "B"]
-    assert ax.get_xlabel() == "displacement"
-    ax = plots.line_between(lines["A"], lines["B"], ends=("first", "second"))
-    assert _legend(ax) == ["train", "test", "first", "second"]
-    assert "weight norm" in ax.get_xlabel()
-
-
-def test_surfaces_share_their_colours():
-    _, planes, _ = _slices()
-    figure = plots.loss_surfaces(planes)
-    contours = [ax.collections[0].get_clim() for ax in figure.axes[:2]]
-    assert contours[0] == contours[1]
-    lowest = min(p.loss.min() for p in planes.values())
-    assert contours[0][0] == pytest.approx(lowest)
-    assert [ax.get_title() for ax in figure.axes[:2]] == ["A", "B"]
-
-
-def test_points_that_are_not_finite_stay_blank():
-    _, planes, _ = _slices()
-    broken = planes["A"].loss.copy()
-    broken[0, 0] = np.nan
-    broken[1, 1] = np.inf
-    object.__setattr__(planes["A"], "loss", broken)
-    ax, _ = plots.loss_surface(planes["A"])
-    assert _labelled(ax)
-    object.__setattr__(planes["A"], "loss", np.full_like(broken, np.nan))
-    with pytest.raises(ValueError, match="no loss is finite"):
-        plots.loss_surface(planes["A"])
-
-
-@pytest.mark.parametrize("shift", [-10.0, 0.0])
-def test_losses_that_are_not_positive_are_drawn_on_a_linear_scale(shift):
-    lines, planes, _ = _slices()
-    moved = {k: dataclasses.replace(line, loss=line.loss + shift) for k, line in lines.items()}
-    scale = "linear" if shift else "log"
-    assert plots.lines(moved, xlabel="a").get_yscale() == scale
-    assert plots.line_between(moved["A"], moved["B"], ends=("A", "B")).get_yscale() == scale
-    figure = plots.loss_surfaces({k: dataclasses.replace(p, loss=p.loss + shift) for k, p in planes.items()})
-    assert ("log" in figure.axes[-1].get_ylabel()) == (shift == 0)
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0, -1.0])
-def test_a_flat_surface_is_drawn_alone_and_beside_another(value):
-    _, planes, _ = _slices()
-    flat = dataclasses.replace(planes["A"], loss=np.full_like(planes["A"].loss, value))
-    nearly = dataclasses.replace(flat, loss=flat.loss * (1 + 1e-15 * np.arange(5)))  # 25 levels do not fit between
-    for drawn in ({"flat": flat}, {"nearly": nearly}, {"flat": flat, "B": planes["B"]}):
-        plots.loss_surfaces(drawn).savefig(io.BytesIO())
-
-
-def test_one_loss_that_is_not_positive_makes_all_scales_linear():
-    lines, planes, _ = _slices()
-    loss = planes["A"].loss.copy()
-    loss[2, 2] = 0.0
-    figure = plots.loss_surfaces({"A": dataclasses.replace(planes["A"], loss=loss), "B": planes["B"]})
-    norms = [ax.collections[0].norm for ax in figure.axes[:2]]
-    assert [type(norm) for norm in norms] == [Normalize, Normalize]
-    assert norms[0].vmin == norms[1].vmin == 0
-    assert figure.axes[-1].get_ylabel() == "train loss"
-    zero = dataclasses.replace(lines["A"], loss=0 * lines["A"].loss)
-    assert plots.line_between(lines["A"], zero, ends=("A", "B")).get_ylabel() == "loss"
-
-
-def test_the_parabola_touches_the_line_at_zero_between_its_points():
-    lines, _, _ = _slices()
-    uneven = dataclasses.replace(lines["A"], coordinates=np.array([-1.0, 3.0]), loss=np.array([1.0, 5.0]))
-    ax = plots.lines({"A": uneven}, xlabel="a", parabolas={"A": 2.0})
-    # the loss at 0 is 2, a quarter of the way from 1 to 5; then 2 + a^2
-    assert ax.lines[1].get_ydata() == pytest.approx([3.0, 11.0], rel=1e-14)
-
-
 def test_local_entropy_shows_methods_and_what_is_not_reliable():
-    _, _, entropies = _slices()
-    ax = plots.local_entropy_curve(entropies)
+    ax = plots.local_entropy_curve(_entropies())
     assert _legend(ax)[:4] == ["A, Laplace", "A, Monte Carlo", "B, Laplace", "B, Monte Carlo"]
     assert "not reliable" in _legend(ax)
     assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
@@ -232,13 +151,10 @@ def test_the_tempered_bracket_is_shaded():
 
 def test_a_given_axes_is_drawn_into_and_returned():
     densities, pairs = _spectra()
-    lines, planes, entropies = _slices()
+    entropies = _entropies()
     for draw in (
         lambda ax: plots.eigenvalue_histogram(densities, eigenpairs=pairs, ax=ax),
         lambda ax: plots.density_curve(densities, ax=ax),
-        lambda ax: plots.lines(lines, xlabel="a", ax=ax),
-        lambda ax: plots.line_between(lines["A"], lines["B"], ends=("A", "B"), ax=ax),
-        lambda ax: plots.loss_surface(planes["A"], ax=ax)[0],
         lambda ax: plots.local_entropy_curve(entropies, ax=ax),
     ):
         ax = plt.figure().subplots()
