@@ -6,20 +6,20 @@ import torch
 from scipy.integrate import dblquad, quad
 
 from landscape import local_entropy
-from landscape.local_entropy.path import _climb, _move, _pilot, _Potential
+from landscape.local_entropy.moves import move
+from landscape.local_entropy.path import climb, find_ladder
+from landscape.local_entropy.potential import Potential
 from tests.problems import DOUBLE, LogisticRegression, Quadratic, seeded
 
 
-class _FastQuadratic(_Potential):
-    """phi of a quadratic for all particles at once."""
+class _FastQuadratic(Potential):
+    """A quadratic at all particles at once."""
 
-    def __call__(self, z):
+    def losses(self, x):
         f = self._objective
-        offset = self._theta + self.radius * z - f.minimum
+        offset = x - f.minimum
         slope = offset @ f.hessian
-        self.gradients += len(z)
-        value = f.constant + (offset * slope).sum(1).numpy() / 2
-        return self._beta * value, self._beta * self.radius * slope
+        return f.constant + (offset * slope).sum(1).numpy() / 2, slope
 
 
 def _quadratic(n, indefinite=False):
@@ -67,9 +67,9 @@ def test_the_moves_leave_the_tempered_measure_invariant(s, h):
     at = potential.draw(4000, generator)
     samples = []
     for step in range(80):
-        at, _ = _move(potential, at, s, h, generator)
+        at, _ = move(potential, at, s, h, generator)
         if step >= 30:
-            samples.append(at.z[:, 0])
+            samples.append(at.y[:, 0])
     z = torch.stack(samples)
     precision = 1 + s * a
     # the chains of 4,000 particles are independent: their own means tell the error
@@ -83,9 +83,9 @@ def test_the_estimate_of_exp_f_is_unbiased_however_few_the_moves(moves):
     f = _quadratic(10)
     x, radius, beta = torch.zeros(10, dtype=DOUBLE), 5**-0.5, 5.0
     potential = _FastQuadratic(f, x, radius, beta)
-    pilot = _pilot(potential, 16, 4, 10_000, seeded(0))
+    pilot = find_ladder(potential, 8, 8, 10_000, seeded(0))
     generator = seeded(1)
-    logs = [_climb(potential, pilot.s, pilot.steps, 16, moves, generator).log_mean for _ in range(1000)]
+    logs = [climb(potential, pilot.s, pilot.steps, 4, 4, moves, generator).log_mean for _ in range(1000)]
     ratios = np.exp(np.array(logs) - f.local_entropy(x, 1.0, beta))
     assert abs(ratios.mean() - 1) < 4 * ratios.std() / 1000**0.5
 
@@ -95,7 +95,9 @@ def test_the_estimate_of_exp_f_is_unbiased_however_few_the_moves(moves):
 def test_the_bracket_holds_the_truth_on_quadratics(n, indefinite):
     f, x, beta = _quadratic(n, indefinite), torch.zeros(n, dtype=DOUBLE), 5.0
     gammas = np.array([10.0, 2.0])
-    found = local_entropy(f, x, gamma=gammas, beta=beta, method="tempered", budget=20_000, generator=seeded(0))
+    found = local_entropy(
+        f, x, gamma=gammas, beta=beta, method="tempered", pairs=0, chains=8, moves=8, budget=20_000, generator=seeded(0)
+    )
     exact = np.array([f.local_entropy(x, gamma, beta) for gamma in gammas])
     assert (found.lower <= exact).all()
     assert (exact <= found.upper).all()
@@ -116,7 +118,7 @@ def test_dimension_does_not_lower_the_acceptance():
         potential = _FastQuadratic(f, torch.zeros(n, dtype=DOUBLE), 5**-0.5, 5.0)
         generator = seeded(0)
         at = potential.draw(200, generator)
-        rates.append(np.mean([_move(potential, at, 1.0, 0.5, generator)[1] for _ in range(10)]))
+        rates.append(np.mean([move(potential, at, 1.0, 0.5, generator)[1] for _ in range(10)]))
     assert abs(rates[0] - rates[1]) < 0.1
 
 
@@ -124,7 +126,9 @@ def test_the_shift_and_the_gradient_are_those_of_the_gibbs_measure():
     """<x'> = (H + gamma)^-1 (H m + gamma x) on a quadratic, and grad F~ = -beta gamma (x - <x'>)."""
     f, gamma, beta = _quadratic(5), 2.0, 50.0
     x = torch.ones(5, dtype=DOUBLE)
-    found = local_entropy(f, x, gamma=gamma, beta=beta, method="tempered", particles=64, generator=seeded(0))
+    found = local_entropy(
+        f, x, gamma=gamma, beta=beta, method="tempered", pairs=0, chains=32, moves=8, generator=seeded(0)
+    )
     h = f.hessian.diagonal()
     mean = (h * f.minimum + gamma * x) / (h + gamma)
     # 8 x 64 particles of variance 1 / (beta (h + gamma)) each, correlated by resampling: six errors of free ones
@@ -144,7 +148,9 @@ def test_the_shift_and_the_gradient_are_those_of_the_gibbs_measure():
 def test_the_truth_by_quadrature(f, x, radius, beta):
     x = torch.tensor(x, dtype=DOUBLE)
     exact = _by_quadrature(f, x, radius, beta)
-    found = local_entropy(f, x, radius=radius, beta=beta, method="tempered", particles=32, generator=seeded(1))
+    found = local_entropy(
+        f, x, radius=radius, beta=beta, method="tempered", pairs=0, chains=16, moves=8, generator=seeded(1)
+    )
     assert found.lower <= exact <= found.upper
     assert abs(found.value - exact) < 4 * found.stderr
 
@@ -155,7 +161,18 @@ def test_intervals_of_two_errors_cover_as_often_as_they_say(f):
     x, radius, beta = torch.zeros(f.size, dtype=DOUBLE) + 0.5, 0.5, 20.0
     exact = f.local_entropy(x, 1 / (beta * radius**2), beta) if f.size > 1 else _by_quadrature(f, x, radius, beta)
     runs = [
-        local_entropy(f, x, radius=radius, beta=beta, method="tempered", tol=1.0, generator=seeded(seed))
+        local_entropy(
+            f,
+            x,
+            radius=radius,
+            beta=beta,
+            method="tempered",
+            pairs=0,
+            chains=4,
+            moves=8,
+            tol=1.0,
+            generator=seeded(seed),
+        )
         for seed in range(60)
     ]
     covered = np.mean([abs(run.value - exact) < 2.36 * run.stderr for run in runs])  # Student's t of 7, 95 %
@@ -171,7 +188,9 @@ def test_a_loss_that_is_not_finite_has_no_density():
 
     f, x = Walled(), torch.tensor([-1.0], dtype=DOUBLE)
     exact = np.log(quad(lambda z: np.exp(-z * z / 2 - 3 * ((z - 1) ** 2 - 1) ** 2 / 4), -9, 1)[0] / np.sqrt(2 * np.pi))
-    found = local_entropy(f, x, radius=1.0, beta=3.0, method="tempered", particles=64, tol=0.3, generator=seeded(0))
+    found = local_entropy(
+        f, x, radius=1.0, beta=3.0, method="tempered", pairs=0, chains=32, moves=8, tol=0.3, generator=seeded(0)
+    )
     assert abs(found.value - exact) < 4 * found.stderr
     assert "zero density" in found.note
 
@@ -182,12 +201,12 @@ def test_a_ball_without_a_finite_loss_is_refused():
             return float("inf"), x
 
     with pytest.raises(ValueError, match=r"no draw at radius=0\.5 has a finite loss"):
-        local_entropy(Nowhere(), torch.zeros(1, dtype=DOUBLE), radius=0.5, beta=1.0, method="tempered")
+        local_entropy(Nowhere(), torch.zeros(1, dtype=DOUBLE), radius=0.5, beta=1.0, method="tempered", pairs=0)
 
 
 def test_the_tempered_path_is_reproducible_and_bounded_by_its_budget():
     f, x = _quadratic(4), torch.zeros(4, dtype=DOUBLE)
-    options = {"radius": 0.5, "beta": 20.0, "method": "tempered", "budget": 8_000}
+    options = {"radius": 0.5, "beta": 20.0, "method": "tempered", "pairs": 0, "chains": 8, "moves": 8, "budget": 8_000}
     a, b = (local_entropy(f, x, **options, generator=seeded(3)) for _ in range(2))
     assert a.value == b.value
     assert a.cost.gradients <= 8_000
@@ -196,6 +215,6 @@ def test_the_tempered_path_is_reproducible_and_bounded_by_its_budget():
     for budget in (200, 1_500):
         with pytest.raises(ValueError, match=r"budget"):
             local_entropy(f, x, **{**options, "budget": budget}, generator=seeded(3))
-    for name in ("populations", "particles"):
+    for name in ("populations", "chains"):
         with pytest.raises(ValueError, match=f"{name}=1"):
-            local_entropy(f, x, **options, **{name: 1})
+            local_entropy(f, x, **{**options, name: 1})

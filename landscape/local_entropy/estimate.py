@@ -25,51 +25,73 @@ Jensen's inequality gives -beta E f(x') <= F~ from the same draws at any radius.
 *Tempered* carries particles from q to the Gibbs measure exp(-beta f) q along a ladder, as told in
 ``landscape.local_entropy.path``. It holds where the other two fail, with a bracket, at the price of some thousand
 gradients.
+
+*SGLD* climbs the ladder by gradients of parts of the data, without correction: biased, as told in
+``landscape.local_entropy.stochastic``.
 """
 
 from __future__ import annotations
 
 import time
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.eigenvalues import eigenpairs
 from landscape.local_entropy.laplace import laplace
 from landscape.local_entropy.monte_carlo import monte_carlo
 from landscape.local_entropy.path import follow
+from landscape.local_entropy.potential import Potential
+from landscape.local_entropy.stochastic import stochastic
 from landscape.local_entropy.tempered import tempered
-from landscape.objective import Objective
+from landscape.objective import ModelObjective, Objective
 from landscape.operators import Hessian
 from landscape.parameters import check_vector
 from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new
-from landscape.results import Cost, LocalEntropy, SpectralDensity
+from landscape.results import Cost, Eigenpairs, LocalEntropy, SpectralDensity
 from landscape.spectrum import spectral_density
 
 __all__ = ["local_entropy"]
 
+Method = Literal["laplace", "monte_carlo", "tempered", "sgld"]
+_ALL: tuple[Method, ...] = ("laplace", "monte_carlo", "tempered")  # what is not biased by design
 
+
+@overload
+def local_entropy(objective: Objective, theta: Tensor, *, method: Method = ..., **options: Any) -> LocalEntropy: ...
+
+
+@overload
 def local_entropy(
+    objective: Objective, theta: Tensor, *, method: Literal["all"], **options: Any
+) -> dict[str, LocalEntropy]: ...
+
+
+def local_entropy(  # type: ignore[misc]  # the overloads do not list the options again
     objective: Objective,
     theta: Tensor,
     *,
     radius: float | np.ndarray | list[float] | None = None,
     gamma: float | np.ndarray | list[float] | None = None,
     beta: float | None = None,
-    method: str = "laplace",
+    method: Method | Literal["all"] = "laplace",
+    pairs: Eigenpairs | int = 20,
     samples: int = 64,
     steps: int = 80,
     probes: int = 4,
     density: SpectralDensity | None = None,
     populations: int = 8,
-    particles: int = 16,
-    moves: int = 4,
+    chains: int = 4,
+    moves: int = 32,
     tol: float = 0.05,
     budget: int = 60_000,
+    parts: int = 8,
     generator: torch.Generator | None = None,
     progress: Progress = silent,
-) -> LocalEntropy:
+) -> LocalEntropy | dict[str, LocalEntropy]:
     """F~(theta; gamma, beta), at one radius or over a sweep of them.
 
     The same generator seed gives the same draws or probes at every theta, so that differences between
@@ -78,30 +100,36 @@ def local_entropy(
     Args:
         objective: f.
         theta: where, shape (n,).
-        radius: 1/sqrt(beta gamma), in units of the weights; a number or several. Give this or ``gamma``.
+        radius: 1/sqrt(beta gamma), in units of the weights; a number or several. Give this or ``gamma``. Of interest
+            are those at which the excess free energy is between about 0.001 and 1.
         gamma: the stiffness, in units of f / weight^2.
         beta: inverse temperature. Default: the number of examples where the objective has one (f is
             then a mean log-likelihood, beta f the log-likelihood), else 1.
-        method: ``"laplace"``, ``"monte_carlo"`` or ``"tempered"``.
+        method: ``"laplace"``, ``"monte_carlo"``, ``"tempered"``, or ``"sgld"`` (biased); ``"all"``: the first three.
+        pairs: the largest eigenpairs of the Hessian at theta, or how many the tempered path is to find. It begins at the
+            Gaussian that the loss' parabola makes of q along them, which is nearer to its end and mixes faster; 0: at
+            q. Laplace counts them exactly if given.
         samples: draws of q, for Monte Carlo; the same normal vectors serve all radii.
         steps: Lanczos steps, for Laplace.
         probes: probes of the log-determinant, for Laplace.
         density: a spectral density of the Hessian at theta, to spare Laplace its own.
         populations: independent runs of the tempered path, at least 2; their spread is the error.
-        particles: in each population.
-        moves: of each particle on each rung that the pilot finds.
+        chains: of each population; SGLD has one in each.
+        moves: of each chain on each rung that the pilot finds; for SGLD on each of its 16.
         tol: width of the tempered bracket asked for, relative to |F~|.
         budget: gradients at most for each radius of the tempered path.
+        parts: of the data, for SGLD: a move takes the gradient of one.
         generator: of the draws or probes. Default: seeded by the operating system.
         progress: called as ``progress(iterable, description)``; ``tqdm.tqdm`` fits.
 
     Returns:
         LocalEntropy, whose arrays have the shape of ``radius`` (or ``gamma``). ``note`` says where and
-        why ``reliable`` is False.
+        why ``reliable`` is False. For ``"all"`` one by each method's name.
 
     Raises:
-        ValueError: neither or both of radius and gamma; one of radius, gamma, beta, samples not
-            positive; an unknown method; a loss that is not finite at theta; a budget too small for a ladder.
+        ValueError: neither or both of radius and gamma; one of radius, gamma, beta, samples not positive; an unknown
+            method; a loss that is not finite at theta, or not the same twice; a budget too small for a ladder; SGLD for
+            an objective whose data cannot be parted.
 
     Example:
         For f(x) = x^2/2 at x = 0, F~ = -1/2 log(1 + 1/gamma):
@@ -115,51 +143,75 @@ def local_entropy(
         >>> round(float(f.value), 4), -0.3466  # -1/2 log 2
         (-0.3466, -0.3466)
     """
+    generator = generator_or_new(generator)
+    if method == "all":
+        options = {name: value for name, value in locals().items() if name not in ("objective", "theta", "method")}
+        state = generator.get_state()
+        results: dict[str, LocalEntropy] = {}
+        for one in _ALL:  # each from the same seed, as if it were asked for alone
+            generator.set_state(state)
+            results[one] = local_entropy(objective, theta, method=one, **options)
+        return results
     start = time.perf_counter()
     if (radius is None) == (gamma is None):
         raise ValueError(f"radius={radius} and gamma={gamma}: give exactly one of them")
     if beta is None:
         beta = float(getattr(objective, "examples", 1.0))
-    counts = {"samples": samples, "moves": moves, "tol": tol, "budget": budget}
+    counts = {"samples": samples, "moves": moves, "tol": tol, "budget": budget, "parts": parts}
     for name, given in {"radius": radius, "gamma": gamma, "beta": beta, **counts}.items():
         if given is not None and not np.all(np.asarray(given) > 0):
             raise ValueError(f"{name}={given}: give positive numbers")
-    for name, count in (("populations", populations), ("particles", particles)):
+    if isinstance(pairs, int) and pairs < 0:
+        raise ValueError(f"pairs={pairs}: give eigenpairs, or how many to find, 0 or more")
+    for name, count in (("populations", populations), ("chains", chains)):
         if count < 2:
             raise ValueError(f"{name}={count}: give at least 2, since their spread is the error")
-    if method not in ("laplace", "monte_carlo", "tempered"):
-        raise ValueError(f"method={method!r}: give 'laplace', 'monte_carlo' or 'tempered'")
+    if method not in (*_ALL, "sgld"):
+        raise ValueError(f"method={method!r}: give 'laplace', 'monte_carlo', 'tempered', 'sgld' or 'all'")
+    if method == "sgld" and not isinstance(objective, ModelObjective):
+        raise ValueError(f"method='sgld' for a {type(objective).__name__}: only a ModelObjective's data can be parted")
     check_vector("theta", theta, objective.size)
-    loss = objective.value(theta)
-    if not np.isfinite(loss):
-        raise ValueError(f"the loss at theta is {loss}: local entropy needs a finite one there")
+    loss = _loss(objective, theta)
 
     radii = np.asarray(radius if gamma is None else 1 / np.sqrt(beta * np.asarray(gamma)), float)
     gammas = 1 / (beta * radii**2)
-    generator = generator_or_new(generator)
     products = 0
+    top = pairs if isinstance(pairs, Eigenpairs) else None
+    if method == "tempered" and isinstance(pairs, int) and pairs:
+        top = eigenpairs(Hessian(objective, theta), min(pairs, objective.size), which="largest", generator=generator)
+        products = top.products
     if method == "laplace":
         if density is None:
             density = spectral_density(
                 Hessian(objective, theta),
                 steps=steps,
                 probes=probes,
+                deflate=top,
                 generator=generator,
                 progress=progress,
             )
-            products = density.cost.products
+            products += density.cost.products
         flat = laplace(objective, theta, loss, radii.ravel(), beta, density, steps)
     elif method == "monte_carlo":
         flat = monte_carlo(objective, theta, radii.ravel(), beta, samples, generator, progress)
+    elif isinstance(objective, ModelObjective) and method == "sgld":
+        flat = stochastic(
+            objective,
+            theta,
+            radii.ravel(),
+            beta,
+            parts=parts,
+            chains=populations,
+            moves=moves,
+            generator=generator,
+            progress=progress,
+        )
     else:
         runs = [
             follow(
-                objective,
-                theta,
-                float(radius),
-                beta,
+                Potential(objective, theta, float(radius), beta, top),
                 populations=populations,
-                particles=particles,
+                chains=chains,
                 moves=moves,
                 tol=tol,
                 budget=budget,
@@ -168,17 +220,17 @@ def local_entropy(
             )
             for radius in radii.ravel()
         ]
-        flat = tempered(runs, radii.ravel(), beta)
+        flat = tempered(runs, radii.ravel(), from_q=top is None)
     note, cost = flat.pop("note"), flat.pop("cost")
-    cost["values"] += 1
+    cost["values"] += 2
     cost["products"] += products
     flat = {**_without_path(radii.size), **flat}
-    shift = flat.pop("shift").reshape(*radii.shape, -1 if method == "tempered" else 0)
+    shift = flat.pop("shift")
     # (radii, draws) and (radii,) take the shape that was asked for
     arrays = {name: a.reshape(radii.shape + a.shape[1:])[()] for name, a in flat.items()}
     return LocalEntropy(
         **arrays,
-        shift=shift,
+        shift=shift.reshape(*radii.shape, shift.shape[1]),
         radius=radii[()],
         gamma=gammas[()],
         loss=loss,
@@ -190,9 +242,36 @@ def local_entropy(
     )
 
 
-def _without_path(radii: int) -> dict[str, object]:
-    """What Laplace and Monte Carlo do not know."""
-    unknown = np.full(radii, np.nan)
-    names = ("lower", "upper", "thermodynamic", "thermodynamic_stderr", "virial")
-    rungs = {name: np.zeros((radii, 0)) for name in ("ladder", "rung_loss", "rung_acceptance")}
-    return {**dict.fromkeys(names, unknown), **rungs, "shift": torch.zeros(radii, 0)}
+def _loss(objective: Objective, theta: Tensor) -> float:
+    """f(theta), which must be finite and the same twice."""
+    loss, again = objective.value(theta), objective.value(theta)
+    if not np.isfinite(loss):
+        raise ValueError(f"the loss at theta is {loss}: local entropy needs a finite one there")
+    if loss != again:
+        raise ValueError(
+            f"the loss at theta is {loss} and, asked again, {again}: the objective is random (dropout, augmentation or "
+            "sampled batches), so fix its data and switch its noise off"
+        )
+    return loss
+
+
+def _without_path(radii: int) -> dict[str, Any]:
+    """What some methods do not know."""
+    names = (
+        "lower",
+        "upper",
+        "thermodynamic",
+        "thermodynamic_stderr",
+        "virial",
+        "r_hat",
+        "autocorrelation",
+        "drift",
+        "drift_stderr",
+        "step_bias",
+    )
+    rungs = ("ladder", "rung_loss", "rung_acceptance", "rung_effective")
+    return {
+        **dict.fromkeys(names, np.full(radii, np.nan)),
+        **dict.fromkeys(rungs, np.zeros((radii, 0))),
+        "shift": torch.zeros(radii, 0),
+    }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from arviz_stats.base import array_stats
 from scipy.special import logsumexp
 
 from landscape.local_entropy.path import Tempered
@@ -14,57 +16,83 @@ from landscape.results import standard_error
 __all__ = ["tempered"]
 
 _ERRORS = 2.0  # standard errors that widen the bracket
+_ERRORS_OF_DRIFT = 3.0  # beyond which psi is said to fall
 
 
-def tempered(runs: list[Tempered], radii: np.ndarray, beta: float) -> dict[str, Any]:
-    """The fields of a LocalEntropy that differ by method, of one run for each radius."""
+def tempered(runs: list[Tempered], radii: np.ndarray, from_q: bool) -> dict[str, Any]:
+    """The fields of a LocalEntropy that differ by method, of one run for each radius.
+
+    Args:
+        runs: of each radius.
+        radii: as many.
+        from_q: whether the paths begin at q, so that their first rung tells the mean loss over the ball.
+    """
     populations = len(runs[0].climbs)
     log_means = np.stack([run.log_means() for run in runs])
     value = logsumexp(log_means, axis=1) - np.log(populations)
     contributions = value[:, None] + np.exp(log_means - value[:, None]) - 1  # linearised, as for Monte Carlo
     low, high = (np.stack(sums) for sums in zip(*(run.riemann() for run in runs), strict=True))
     thermodynamic = np.stack([run.thermodynamic() for run in runs])
-    losses = [np.stack([climb.phi for climb in run.climbs]) / beta for run in runs]
+    losses = [np.stack([climb.loss for climb in run.climbs]) for run in runs]
+    ends = [np.concatenate([climb.chains for climb in run.climbs]) for run in runs]  # (populations x chains, draws)
     rungs = max(len(run.s) for run in runs)
 
     def padded(rows: list[np.ndarray]) -> np.ndarray:
         return np.stack([np.pad(row, (0, rungs - len(row)), constant_values=np.nan) for row in rows])
 
-    # heuristic: where single populations differ by more than a factor e in exp F~, few of them carry the mean
-    reliable = log_means.std(axis=1, ddof=1) < 1
+    drifts = np.stack([_drifts(run) for run in runs])
+    drift, drift_stderr = drifts.mean(axis=1), standard_error(drifts)
+    lagging = drift < -_ERRORS_OF_DRIFT * drift_stderr
+    # heuristic: where single populations differ by more than a factor e^2 in exp F~, few of them carry the mean
+    apart = log_means.std(axis=1, ddof=1) > 2
     notes = []
-    if not reliable.all():
-        where = ", ".join(f"{radius:.3g}" for radius in radii[~reliable])
-        notes.append(
-            f"populations differ by more than 1 in F~ at radius {where}: go by the bracket, or give more particles or "
-            "moves"
-        )
+    for flag, what in (
+        (lagging, "psi still falls at s = 1, so that all estimates and the bracket are too low: give more moves"),
+        (apart, "populations differ by more than 2 in F~: go by the bracket, or give more chains or moves"),
+    ):
+        if flag.any():
+            notes.append(f"at radius {', '.join(f'{radius:.3g}' for radius in radii[flag])} {what}")
     if not_finite := sum(run.not_finite for run in runs):
         notes.append(f"{not_finite} proposals had a loss that is not finite: zero density")
     return {
         "value": value,
         "stderr": standard_error(contributions),
         "contributions": contributions,
-        "reliable": reliable,
+        "reliable": ~(lagging | apart),
         "effective_samples": 1 / (np.exp(2 * (log_means - value[:, None])) / populations**2).sum(axis=1),
-        "mean_loss": np.array([loss[:, 0].mean() for loss in losses]),
-        "mean_loss_stderr": np.array([standard_error(loss[:, 0]) for loss in losses]),
+        "mean_loss": np.array([loss[:, 0].mean() if from_q else np.nan for loss in losses]),
+        "mean_loss_stderr": np.array([standard_error(loss[:, 0]) if from_q else np.nan for loss in losses]),
         "lower": low.mean(axis=1) - _ERRORS * standard_error(low),
         "upper": high.mean(axis=1) + _ERRORS * standard_error(high),
         "thermodynamic": thermodynamic.mean(axis=1),
         "thermodynamic_stderr": standard_error(thermodynamic),
         "virial": np.array([np.mean([climb.virial for climb in run.climbs]) for run in runs]),
-        "shift": torch.stack(
-            [
-                float(radius) * torch.stack([climb.z for climb in run.climbs]).mean(dim=0).cpu()
-                for run, radius in zip(runs, radii, strict=True)
-            ]
-        ),
+        "shift": torch.stack([run.shift.cpu() for run in runs]),
+        "drift": drift,
+        "drift_stderr": drift_stderr,
+        "r_hat": np.array([_arviz(array_stats.rhat, end) for end in ends]),
+        "autocorrelation": np.array([end.size / _arviz(array_stats.ess, end) for end in ends]),
         "ladder": padded([run.s for run in runs]),
         "rung_loss": padded([loss.mean(axis=0) for loss in losses]),
-        "rung_acceptance": padded(
-            [np.append(np.nan, np.mean([climb.acceptance for climb in run.climbs], axis=0)) for run in runs]
-        ),
+        "rung_acceptance": padded([_after_first([climb.acceptance for climb in run.climbs]) for run in runs]),
+        "rung_effective": padded([_after_first([climb.effective for climb in run.climbs]) for run in runs]),
         "note": "; ".join(notes),
         "cost": {"values": 0, "gradients": sum(run.gradients for run in runs), "products": 0},
     }
+
+
+def _drifts(run: Tempered) -> np.ndarray:
+    """By how much psi rises over the chains at s = 1, from their first quarter to the last, of each population."""
+    psi = np.stack([climb.chains for climb in run.climbs])  # (populations, chains, draws)
+    quarter = psi.shape[2] // 4 or 1
+    return psi[:, :, -quarter:].mean(axis=(1, 2)) - psi[:, :, :quarter].mean(axis=(1, 2))
+
+
+def _after_first(of_climbs: list[np.ndarray]) -> np.ndarray:
+    """Their mean, with NaN for the rung s = 0, to which nothing was carried."""
+    return np.append(np.nan, np.mean(of_climbs, axis=0))
+
+
+def _arviz(diagnostic: Callable[..., Any], draws: np.ndarray) -> float:
+    """Of an array (chains, draws); split and rank-normalised (Vehtari et al. 2021)."""
+    return float(diagnostic(draws, chain_axis=0, draw_axis=1))

@@ -1,0 +1,144 @@
+"""The path begun at the Gaussian of the top eigenpairs, what tells that it lags behind, and its biased sibling."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from landscape import Hessian, ModelObjective, eigenpairs, local_entropy
+from landscape.local_entropy.potential import Potential
+from tests.problems import DOUBLE, LogisticRegression, Quadratic, seeded, symmetric, tiny_objective
+
+
+def _sharp(n=30):
+    """Three sharp directions among flat and downward ones."""
+    values = np.concatenate([[300.0, 80.0, 20.0], np.linspace(-0.3, 0.5, n - 3)])
+    return Quadratic(symmetric(values), torch.full((n,), 0.2, dtype=DOUBLE), constant=0.3)
+
+
+def test_with_all_positive_eigenpairs_of_a_quadratic_nothing_is_left_to_climb():
+    """psi = phi - Q is 0, and the known normaliser is F~."""
+    f, gamma, beta = Quadratic(symmetric([3.0, 1.0, 0.5]), torch.ones(3, dtype=DOUBLE), 0.3), 2.0, 5.0
+    x = torch.zeros(3, dtype=DOUBLE)
+    pairs = eigenpairs(Hessian(f, x), 3, which="largest", tol=1e-10, generator=seeded(0))
+    potential = Potential(f, x, (beta * gamma) ** -0.5, beta, pairs)
+    # rounding and the eigenpairs' residuals
+    assert potential.log_normaliser == pytest.approx(f.local_entropy(x, gamma, beta), abs=1e-8)
+    at = potential.draw(50, seeded(1))
+    np.testing.assert_allclose(at.psi, 0, atol=1e-8)
+    assert at.slope.norm() < 1e-7
+
+
+def test_the_slope_is_the_derivative_of_psi():
+    f, x = LogisticRegression(), torch.full((8,), 0.3, dtype=DOUBLE)
+    pairs = eigenpairs(Hessian(f, x), 3, which="largest", generator=seeded(0))
+    potential = Potential(f, x, 0.7, 60.0, pairs)
+    y, v, h = (
+        torch.randn(1, 8, generator=seeded(1), dtype=DOUBLE),
+        torch.randn(1, 8, generator=seeded(2), dtype=DOUBLE),
+        1e-6,
+    )
+    difference = (potential(y + h * v).psi - potential(y - h * v).psi) / (2 * h)
+    assert float((potential(y).slope * v).sum()) == pytest.approx(float(difference[0]), rel=1e-7)  # h^2 and eps / h
+
+
+def test_both_beginnings_lead_to_the_same_entropy_and_the_nearer_one_by_fewer_rungs():
+    f, gamma, beta = _sharp(), 2.0, 20.0
+    x = torch.zeros(30, dtype=DOUBLE)
+    exact = f.local_entropy(x, gamma, beta)
+    far, near = (
+        local_entropy(f, x, gamma=gamma, beta=beta, method="tempered", pairs=k, generator=seeded(0)) for k in (0, 3)
+    )
+    for found in (far, near):
+        assert found.lower <= exact <= found.upper
+        assert abs(found.value - exact) < 4 * found.stderr
+    assert near.ladder.size < far.ladder.size / 2
+    assert near.stderr < far.stderr
+    # <x'> - x does not depend on where the path began; 1/sqrt(beta gamma) at most is a coordinate's spread, which 8 x 4
+    # chains of some independent draws each leave less than a tenth of
+    assert (near.shift - far.shift).abs().max() < 0.1 * float(near.radius) * 4
+
+
+def test_eigenpairs_that_are_not_positive_or_not_converged_are_left_out():
+    f, x = _sharp(), torch.zeros(30, dtype=DOUBLE)
+    found = local_entropy(f, x, gamma=2.0, beta=20.0, method="tempered", pairs=30, generator=seeded(0))
+    assert abs(found.value - f.local_entropy(x, 2.0, 20.0)) < 4 * found.stderr
+
+
+def test_chains_that_lag_behind_are_told():
+    """One move a rung of a small step cannot follow; the bracket is then too low, and is said to be."""
+    f = Quadratic(symmetric(np.geomspace(1, 3000, 60)), torch.full((60,), 0.1, dtype=DOUBLE))
+    x = torch.zeros(60, dtype=DOUBLE)
+    options = {"gamma": 1.0, "beta": 50.0, "method": "tempered", "generator": seeded(0), "budget": 200_000}
+    hasty = local_entropy(f, x, **options, pairs=0, moves=2, chains=16, tol=1.0)
+    assert not hasty.reliable
+    assert "give more moves" in hasty.note
+    assert hasty.drift < -3 * hasty.drift_stderr
+    patient = local_entropy(f, x, **options, pairs=60)
+    assert patient.reliable
+    assert abs(patient.value - f.local_entropy(x, 1.0, 50.0)) < 4 * patient.stderr + 1e-6
+
+
+def test_all_methods_at_once_are_each_as_if_alone():
+    f = tiny_objective()
+    options = {"radius": [0.05, 0.1], "moves": 8, "tol": 0.5}
+    together = local_entropy(f, f.theta, method="all", **options, generator=seeded(3))
+    assert list(together) == ["laplace", "monte_carlo", "tempered"]
+    for method, found in together.items():
+        alone = local_entropy(f, f.theta, method=method, **options, generator=seeded(3))
+        np.testing.assert_array_equal(found.value, alone.value)
+
+
+def test_a_loss_that_differs_when_asked_again_is_refused():
+    class Dice(Quadratic):
+        def value(self, theta):
+            return float(torch.rand(1))
+
+    with pytest.raises(ValueError, match="the objective is random"):
+        local_entropy(
+            Dice(torch.eye(2, dtype=DOUBLE), torch.zeros(2, dtype=DOUBLE)), torch.zeros(2, dtype=DOUBLE), radius=1
+        )
+
+
+def _linear_regression():
+    """f(w) = 1/2 mean (x.w - y)^2, a quadratic whose examples differ."""
+    x = torch.randn(64, 3, generator=seeded(0), dtype=DOUBLE)
+    y = x @ torch.tensor([[1.0], [-0.5], [0.2]], dtype=DOUBLE) + 0.3 * torch.randn(
+        64, 1, generator=seeded(1), dtype=DOUBLE
+    )
+    model = nn.Linear(3, 1, bias=False).double()
+    f = ModelObjective(model, lambda outputs, batch: ((outputs - batch[1]) ** 2).mean() / 2, [(x, y)])
+    hessian = x.T @ x / 64
+    minimum = torch.linalg.solve(hessian, x.T @ y / 64)[:, 0]
+    return f, Quadratic(hessian, minimum, f.value(minimum))
+
+
+def test_stochastic_gradients_come_near_the_truth_and_tell_their_bias():
+    f, exact = _linear_regression()
+    x = exact.minimum + 0.1
+    found = local_entropy(
+        f, x, radius=0.3, beta=64.0, method="sgld", parts=4, moves=60, populations=8, generator=seeded(0)
+    )
+    truth = exact.local_entropy(x, 1 / (64 * 0.3**2), 64.0)
+    assert not found.reliable
+    assert "biased" in found.note
+    # within four errors and twice the bias that it tells
+    assert abs(found.value - truth) < 4 * found.stderr + 2 * abs(found.step_bias)
+    assert abs(found.value - truth) < 0.1 * abs(truth)
+    # 17 rungs of twice 60 moves, by h and twice as many by h/2, of a fourth of the data each
+    assert found.cost.gradients == 8 * 17 * 2 * 60 * 3 // 4
+
+
+def test_only_data_can_be_parted():
+    with pytest.raises(ValueError, match="method='sgld' for a Quadratic"):
+        local_entropy(_sharp(), torch.zeros(30, dtype=DOUBLE), radius=1.0, method="sgld")
+
+
+def test_the_diagnostics_of_chains_are_those_of_arviz():
+    f, x = _sharp(), torch.zeros(30, dtype=DOUBLE)
+    found = local_entropy(f, x, gamma=[20.0, 2.0], beta=20.0, method="tempered", generator=seeded(0))
+    assert found.r_hat.shape == found.autocorrelation.shape == (2,)
+    assert (found.r_hat > 0.9).all()
+    assert (found.autocorrelation > 0.5).all()  # draws may be anticorrelated, but not by much
+    effective = found.rung_effective[:, 1:]
+    assert ((effective[np.isfinite(effective)] > 0.5) & (effective[np.isfinite(effective)] <= 1)).all()
