@@ -1,16 +1,29 @@
 """The loss landscape around a trained network: spectra, local entropy, slices, comparisons."""
 
 from landscape.adapters import as_operator
+from landscape.barriers import barrier, barrier_matrix
+from landscape.bezier import bezier_path
 from landscape.checkpoints import Checkpoint, load_checkpoint
 from landscape.compare import CompareSettings, compare
 from landscape.cross_check import cross_check
-from landscape.directions import between, eigenvector, random_direction
+from landscape.directions import (
+    between,
+    eigenvector,
+    gradient_direction,
+    plane_through,
+    project_onto_plane,
+    random_direction,
+    sharpest_ascent,
+    trajectory_plane,
+)
 from landscape.eigenvalues import eigenpairs
 from landscape.local_entropy import local_entropy
+from landscape.matching import match_weights
 from landscape.objective import ModelObjective, Objective
 from landscape.operators import Dense, GaussNewton, Hessian, LinearOperator, Residual
 from landscape.problems import Problem
-from landscape.slices import line, plane
+from landscape.sharpness import flatness_table
+from landscape.slices import estimate_seconds, line, line_band, path, plane
 from landscape.spectrum import spectral_density
 
 __all__ = [
@@ -25,15 +38,28 @@ __all__ = [
     "Problem",
     "Residual",
     "as_operator",
+    "barrier",
+    "barrier_matrix",
     "between",
+    "bezier_path",
     "compare",
     "cross_check",
     "eigenpairs",
     "eigenvector",
+    "estimate_seconds",
+    "flatness_table",
+    "gradient_direction",
     "line",
+    "line_band",
     "load_checkpoint",
     "local_entropy",
+    "match_weights",
+    "path",
     "plane",
+    "plane_through",
+    "project_onto_plane",
     "random_direction",
+    "sharpest_ascent",
     "spectral_density",
+    "trajectory_plane",
 ]

@@ -142,3 +142,15 @@ def test_the_diagnostics_of_chains_are_those_of_arviz():
     assert (found.autocorrelation > 0.5).all()  # draws may be anticorrelated, but not by much
     effective = found.rung_effective[:, 1:]
     assert ((effective[np.isfinite(effective)] > 0.5) & (effective[np.isfinite(effective)] <= 1)).all()
+
+
+def test_a_radius_for_which_the_budget_does_not_last_is_nan_and_said_to_be():
+    f, x = _sharp(), torch.zeros(30, dtype=DOUBLE)
+    options = {"beta": 20.0, "method": "tempered", "pairs": 0, "moves": 8, "budget": 2_000}
+    found = local_entropy(f, x, gamma=[500.0, 1e-3], **options, generator=seeded(0))
+    assert np.isfinite(found.value).tolist() == [True, False]
+    assert found.reliable.tolist() == [True, False]
+    assert found.shift.isfinite().all(dim=1).tolist() == [True, False]
+    assert "nothing at radius 7.07: a quarter of the budget" in found.note
+    with pytest.raises(ValueError, match="budget"):
+        local_entropy(f, x, gamma=1e-3, **options, generator=seeded(0))

@@ -42,7 +42,7 @@ from torch import Tensor
 from landscape.eigenvalues import eigenpairs
 from landscape.local_entropy.laplace import laplace
 from landscape.local_entropy.monte_carlo import monte_carlo
-from landscape.local_entropy.path import follow
+from landscape.local_entropy.path import BudgetError, Tempered, follow
 from landscape.local_entropy.potential import Potential
 from landscape.local_entropy.stochastic import stochastic
 from landscape.local_entropy.tempered import tempered
@@ -106,9 +106,9 @@ def local_entropy(  # type: ignore[misc]  # the overloads do not list the option
         beta: inverse temperature. Default: the number of examples where the objective has one (f is
             then a mean log-likelihood, beta f the log-likelihood), else 1.
         method: ``"laplace"``, ``"monte_carlo"``, ``"tempered"``, or ``"sgld"`` (biased); ``"all"``: the first three.
-        pairs: the largest eigenpairs of the Hessian at theta, or how many the tempered path is to find. It begins at the
-            Gaussian that the loss' parabola makes of q along them, which is nearer to its end and mixes faster; 0: at
-            q. Laplace counts them exactly if given.
+        pairs: the largest eigenpairs of the Hessian at theta, or how many the tempered path is to find. It begins at
+            the Gaussian that the loss' parabola makes of q along them, which is nearer to its end and mixes faster; 0:
+            at q. Laplace counts them exactly if given.
         samples: draws of q, for Monte Carlo; the same normal vectors serve all radii.
         steps: Lanczos steps, for Laplace.
         probes: probes of the log-determinant, for Laplace.
@@ -117,7 +117,8 @@ def local_entropy(  # type: ignore[misc]  # the overloads do not list the option
         chains: of each population; SGLD has one in each.
         moves: of each chain on each rung that the pilot finds; for SGLD on each of its 16.
         tol: width of the tempered bracket asked for, relative to |F~|.
-        budget: gradients at most for each radius of the tempered path.
+        budget: gradients at most for each radius of the tempered path. Radii for which it does not last are NaN; where
+            it lasts for none, that is an error.
         parts: of the data, for SGLD: a move takes the gradient of one.
         generator: of the draws or probes. Default: seeded by the operating system.
         progress: called as ``progress(iterable, description)``; ``tqdm.tqdm`` fits.
@@ -148,9 +149,9 @@ def local_entropy(  # type: ignore[misc]  # the overloads do not list the option
         options = {name: value for name, value in locals().items() if name not in ("objective", "theta", "method")}
         state = generator.get_state()
         results: dict[str, LocalEntropy] = {}
-        for one in _ALL:  # each from the same seed, as if it were asked for alone
+        for each in _ALL:  # from the same seed, as if it were asked for alone
             generator.set_state(state)
-            results[one] = local_entropy(objective, theta, method=one, **options)
+            results[each] = local_entropy(objective, theta, method=each, **options)
         return results
     start = time.perf_counter()
     if (radius is None) == (gamma is None):
@@ -207,19 +208,23 @@ def local_entropy(  # type: ignore[misc]  # the overloads do not list the option
             progress=progress,
         )
     else:
-        runs = [
-            follow(
-                Potential(objective, theta, float(radius), beta, top),
-                populations=populations,
-                chains=chains,
-                moves=moves,
-                tol=tol,
-                budget=budget,
-                generator=generator,
-                progress=progress,
-            )
-            for radius in radii.ravel()
-        ]
+        runs: list[Tempered | BudgetError] = []
+        for one in radii.ravel():
+            try:
+                run = follow(
+                    Potential(objective, theta, float(one), beta, top),
+                    populations=populations,
+                    chains=chains,
+                    moves=moves,
+                    tol=tol,
+                    budget=budget,
+                    generator=generator,
+                    progress=progress,
+                )
+            except BudgetError as spent:
+                runs.append(spent)
+            else:
+                runs.append(run)
         flat = tempered(runs, radii.ravel(), from_q=top is None)
     note, cost = flat.pop("note"), flat.pop("cost")
     cost["values"] += 2

@@ -32,12 +32,16 @@ from landscape.local_entropy.moves import move, resampled
 from landscape.local_entropy.potential import Particles, Potential
 from landscape.progress import Progress
 
-__all__ = ["Climb", "Pilot", "Tempered", "climb", "find_ladder", "follow"]
+__all__ = ["BudgetError", "Climb", "Pilot", "Tempered", "climb", "find_ladder", "follow"]
 
 _EFFECTIVE = 0.8  # of the particles, at each step of the pilot's ladder
 _ACCEPTANCE = 0.6  # near the optimum of Langevin proposals, 0.574 (Roberts & Rosenthal 1998)
 _MOST_RUNGS = 500
 _LONGER = 2  # the chains at s = 1, in those of a rung
+
+
+class BudgetError(ValueError):
+    """The budget does not last for a ladder and the populations."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,8 @@ def follow(
         progress: called as ``progress(range(populations), description)``.
 
     Raises:
-        ValueError: the budget does not last for a ladder and the populations.
+        BudgetError: the budget does not last for a ladder and the populations.
+        ValueError: no draw has a finite loss.
     """
     pilot = find_ladder(potential, chains, moves, budget // 4, generator)
     rungs, left = len(pilot.s) - 1, budget - potential.gradients
@@ -136,7 +141,7 @@ def follow(
             break
         finer, fewer = more, shared
     if cost(finer, fewer) > left:
-        raise ValueError(
+        raise BudgetError(
             f"budget={budget}: a ladder of {rungs} rungs with {populations} populations of {chains} chains and {moves} "
             f"moves takes {potential.gradients} gradients to find and {cost(1, moves)} to climb: give as many"
         )
@@ -171,7 +176,7 @@ def find_ladder(potential: Potential, chains: int, moves: int, budget: int, gene
         steps.append(h)
         means.append(at.psi.mean())
         if potential.gradients > budget and s[-1] < 1:
-            raise ValueError(
+            raise BudgetError(
                 f"a quarter of the budget, {budget} gradients, did not last to find a ladder: it reached "
                 f"s = {s[-1]:.2g}. Give a larger budget, or a smaller radius"
             )

@@ -10,7 +10,7 @@ import torch
 from arviz_stats.base import array_stats
 from scipy.special import logsumexp
 
-from landscape.local_entropy.path import Tempered
+from landscape.local_entropy.path import BudgetError, Tempered
 from landscape.results import standard_error
 
 __all__ = ["tempered"]
@@ -19,14 +19,39 @@ _ERRORS = 2.0  # standard errors that widen the bracket
 _ERRORS_OF_DRIFT = 3.0  # beyond which psi is said to fall
 
 
-def tempered(runs: list[Tempered], radii: np.ndarray, from_q: bool) -> dict[str, Any]:
+def tempered(runs: list[Tempered | BudgetError], radii: np.ndarray, from_q: bool) -> dict[str, Any]:
     """The fields of a LocalEntropy that differ by method, of one run for each radius.
 
     Args:
-        runs: of each radius.
+        runs: of each radius, or why there is none: its row then is NaN.
         radii: as many.
         from_q: whether the paths begin at q, so that their first rung tells the mean loss over the ball.
+
+    Raises:
+        BudgetError: there is no run at all.
     """
+    there = np.array([isinstance(run, Tempered) for run in runs])
+    found = _tempered([run for run in runs if isinstance(run, Tempered)], radii[there], from_q) if there.any() else {}
+    for radius, run in zip(radii, runs, strict=True):
+        if isinstance(run, BudgetError):
+            if not found:
+                raise run
+            found["note"] = "; ".join(filter(None, [found["note"], f"nothing at radius {radius:.3g}: {run}"]))
+    return {name: item if name in ("note", "cost") else _spread(item, there) for name, item in found.items()}
+
+
+def _spread(rows: Any, there: np.ndarray) -> Any:
+    """With rows of NaN, or False, where there is none."""
+    if there.all():
+        return rows
+    if isinstance(rows, torch.Tensor):
+        return torch.from_numpy(_spread(rows.numpy(), there))
+    all_rows = np.full((len(there), *rows.shape[1:]), False if rows.dtype == bool else np.nan, rows.dtype)
+    all_rows[there] = rows
+    return all_rows
+
+
+def _tempered(runs: list[Tempered], radii: np.ndarray, from_q: bool) -> dict[str, Any]:
     populations = len(runs[0].climbs)
     log_means = np.stack([run.log_means() for run in runs])
     value = logsumexp(log_means, axis=1) - np.log(populations)
@@ -95,4 +120,5 @@ def _after_first(of_climbs: list[np.ndarray]) -> np.ndarray:
 
 def _arviz(diagnostic: Callable[..., Any], draws: np.ndarray) -> float:
     """Of an array (chains, draws); split and rank-normalised (Vehtari et al. 2021)."""
-    return float(diagnostic(draws, chain_axis=0, draw_axis=1))
+    with np.errstate(divide="ignore", invalid="ignore"):  # chains that never moved
+        return float(diagnostic(draws, chain_axis=0, draw_axis=1))

@@ -3,8 +3,12 @@
 Functions that compare take ``{label: result}`` and give each label the same colour in every picture.
 """
 
+from landscape.plots.barriers import barrier_line, barrier_matrix
+from landscape.plots.curves import curve_in_plane, path_and_curve
 from landscape.plots.entropy import local_entropy_curve
-from landscape.plots.slices import line_between, lines, loss_surface, loss_surfaces
+from landscape.plots.flatness import flatness_dots
+from landscape.plots.lines import line_bands, line_between, line_panels, lines
+from landscape.plots.planes import loss_bar, loss_surface, loss_surfaces
 from landscape.plots.spectra import (
     density_curve,
     eigenvalue_histogram,
@@ -13,19 +17,30 @@ from landscape.plots.spectra import (
     spectrum_panels,
 )
 from landscape.plots.style import palette
+from landscape.plots.surfaces import interactive_surface, surface_3d
 from landscape.plots.training import training_curves
 
 __all__ = [
+    "barrier_line",
+    "barrier_matrix",
+    "curve_in_plane",
     "density_curve",
     "eigenvalue_histogram",
+    "flatness_dots",
     "hessian_and_gauss_newton",
+    "interactive_surface",
     "layer_heatmap",
+    "line_bands",
     "line_between",
+    "line_panels",
     "lines",
     "local_entropy_curve",
+    "loss_bar",
     "loss_surface",
     "loss_surfaces",
     "palette",
+    "path_and_curve",
     "spectrum_panels",
+    "surface_3d",
     "training_curves",
 ]

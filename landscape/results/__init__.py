@@ -1,26 +1,36 @@
 """The results of all analyses, a leaf that producers and consumers share."""
 
+from landscape.results.barriers import Barrier, BarrierMatrix
+from landscape.results.bezier import BezierPath
 from landscape.results.datasets import from_dataset, to_dataset
 from landscape.results.density import SpectralDensity
+from landscape.results.frames import Frame
 from landscape.results.records import (
     Comparison,
     Cost,
     Eigenpairs,
-    Line,
     LocalEntropy,
     Measures,
-    Plane,
     standard_error,
 )
+from landscape.results.sharpness import FlatnessTable, Sharpness
+from landscape.results.slices import Line, LineBand, Plane
 
 __all__ = [
+    "Barrier",
+    "BarrierMatrix",
+    "BezierPath",
     "Comparison",
     "Cost",
     "Eigenpairs",
+    "FlatnessTable",
+    "Frame",
     "Line",
+    "LineBand",
     "LocalEntropy",
     "Measures",
     "Plane",
+    "Sharpness",
     "SpectralDensity",
     "from_dataset",
     "standard_error",
