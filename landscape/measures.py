@@ -1,7 +1,8 @@
 """The numbers of a comparison: one per measure and checkpoint, with the paired difference to the first.
 
-Which way a measure calls flatter stands beside it. None of them is invariant under the rescaling of ReLU
-layers (Dinh et al. 2017): the same function can have any lambda_max, trace or local entropy.
+Which way a measure calls flatter stands beside it. None of these is invariant under the rescaling of ReLU layers
+(Dinh et al. 2017): the same function can have any lambda_max, trace or local entropy. ``landscape.sharpness`` holds
+some that are.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def measure(
 
     Args:
         objectives: by checkpoint, its train and test objective; the first is what others are compared with.
-        results: the records ``checkpoint/eigenpairs``, ``/spectral_density``, ``/laplace`` and
-            ``/monte_carlo`` of each.
+        results: the records ``checkpoint/eigenpairs``, ``/spectral_density``, ``/laplace``, ``/monte_carlo`` and
+            ``/tempered`` of each, and ``/barrier_from_first`` of all but the first.
         reference_radius: one of the radii of the local entropies.
     """
     names = list(objectives)
@@ -55,13 +56,17 @@ def measure(
     }
     for name, inside in shares.items():
         rows.append(_sampled(name, "", [d.per_probe(inside) for d in densities]))
-    for method in ("laplace", "monte_carlo"):
+    for method in ("laplace", "monte_carlo", "tempered"):
         entropies: list[LocalEntropy] = [results[f"{name}/{method}"] for name in names]
         at = int(np.flatnonzero(entropies[0].radius == reference_radius)[0])
         name = f"excess free energy at radius {reference_radius:g} ({entropies[0].method_name})"
         # what is not reliable is no number to compare: NaN, which no verdict is drawn from
         draws = [np.where(e.reliable[at], -e.contributions[at] / e.beta - e.loss, np.nan) for e in entropies]
         rows.append(_sampled(name, "lower", draws))
+    if len(names) > 1:
+        barriers = [results[f"{name}/barrier_from_first"] for name in names[1:]]
+        heights, errors = [0.0, *(b.height for b in barriers)], [0.0, *(b.stderr for b in barriers)]
+        rows.append(_Row("train loss barrier from the first", "", np.array(heights), np.array(errors)))
     return Measures(
         names=[row.name for row in rows],
         flatter=[row.flatter for row in rows],

@@ -27,6 +27,8 @@ __all__ = ["figures", "verdicts", "write_report"]
 
 # a difference of fewer standard errors is called none
 _SIGNIFICANT = 2.0
+_METHODS = ("laplace", "monte_carlo", "tempered")  # of local entropy
+_POINTS = ("vectors", "shift", "origin", "directions")  # of the parameter space: too long for JSON
 
 
 def write_report(comparison: Comparison, folder: str | Path) -> Path:
@@ -75,21 +77,24 @@ def figures(comparison: Comparison) -> dict[str, Figure]:
         drawn["line_eigenvector"], ax = _one()
         plots.lines(
             comparison.of("line_eigenvector"),
-            xlabel="displacement along the top eigenvector (weight norm)",
-            parabolas={name: float(p.values[0]) for name, p in pairs.items()},
+            xlabel="displacement along the top eigenvector, in parameter norm",
             ax=ax,
         )
-        drawn["line_random"], ax = _one()
-        plots.lines(
-            comparison.of("line_random"),
-            xlabel="displacement along a random direction (filter norms)",
-            ax=ax,
-        )
-        drawn["loss_surfaces"] = _figure(3.6 * len(names) + 1, 3.8)
+        drawn["band_random"], ax = _one()
+        plots.line_bands(comparison.of("band_random"), ax=ax)
+        drawn["loss_surfaces"] = _figure(3.6 * len(names) + 1, 4.2, layout="compressed")
         plots.loss_surfaces(comparison.of("plane_random"), figure=drawn["loss_surfaces"])
-        drawn["local_entropy"], ax = _one()
-        laplace, monte_carlo = comparison.of("laplace"), comparison.of("monte_carlo")
-        plots.local_entropy_curve({name: (laplace[name], monte_carlo[name]) for name in names}, ax=ax)
+        if "minima/plane" in comparison.results:
+            drawn["plane_of_minima"] = _figure(5.6, 4.6)
+            ax = drawn["plane_of_minima"].subplots()
+            frame = comparison.results["minima/frame"]
+            _, filled = plots.loss_surface(comparison.results["minima/plane"], checkpoints=frame, ax=ax)
+            plots.loss_bar(filled, ax)
+        drawn["local_entropy"] = _figure(7, 4.6)
+        by_method = [comparison.of(method) for method in _METHODS]
+        plots.local_entropy_curve(
+            {name: [method[name] for method in by_method] for name in names}, ax=drawn["local_entropy"].subplots()
+        )
     return drawn
 
 
@@ -141,11 +146,11 @@ def _page(comparison: Comparison, images: dict[str, str]) -> str:
     environment.globals["with_error"] = _with_error
     notes = [
         f"{name}: {entropy.note}"
-        for analysis in ("laplace", "monte_carlo")
+        for analysis in _METHODS
         for name, entropy in comparison.of(analysis).items()
         if entropy.note
     ]
-    costs = {group: asdict(record.cost) for group, record in comparison.results.items()}
+    costs = {group: asdict(record.cost) for group, record in comparison.results.items() if hasattr(record, "cost")}
     return environment.get_template("report.html.jinja").render(
         comparison=comparison,
         measures=comparison.measures,
@@ -188,9 +193,9 @@ def _number(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it: no eigenvectors (the store keeps them), NaN as null, infinity as a string."""
+    """As JSON has it: no points of the parameter space (the store keeps them), NaN as null, infinity as a string."""
     if is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.name != "vectors"}
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.name not in _POINTS}
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | torch.Tensor | np.generic):
@@ -212,8 +217,8 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
+def _figure(width: float, height: float, layout: Any = "constrained") -> Figure:
+    figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure
 

@@ -17,6 +17,7 @@ QUICK = CompareSettings(
     probes=40,
     radii=(0.005, 0.01, 0.05),
     samples=20,
+    budget=1_500,
     line_points=5,
     plane_points=3,
 )
@@ -32,6 +33,11 @@ def _checkpoint(name: str, scale: float = 1.0) -> Checkpoint:
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(scale)
+    return Checkpoint.of(model, name)
+
+
+def _other(name: str, seed: int) -> Checkpoint:
+    model, _ = tiny_mlp(seed=seed)
     return Checkpoint.of(model, name)
 
 
@@ -58,12 +64,37 @@ def test_every_checkpoint_has_every_analysis(comparison):
             "spectral_density",
             "laplace",
             "monte_carlo",
+            "tempered",
             "line_eigenvector",
-            "line_random",
+            "band_random",
             "plane_random",
         ):
             assert f"{name}/{analysis}" in comparison.results
-    assert set(comparison.of("line_from_first_train")) == {"B"}
+    for analysis in ("line_from_first_train", "line_from_first_test", "barrier_from_first"):
+        assert set(comparison.of(analysis)) == {"B"}
+
+
+def test_the_plane_of_the_minima_goes_through_them(comparison):
+    frame, plane = comparison.results["minima/frame"], comparison.results["minima/plane"]
+    assert frame.names == ["A", "B"]
+    np.testing.assert_allclose(frame.out_of_plane, 0, atol=1e-12)  # rounding
+    for coordinates, axis in zip(frame.coordinates.T, (plane.a, plane.b), strict=True):
+        assert axis[0] < coordinates.min() and coordinates.max() < axis[-1]  # noqa: PT018
+    assert np.ptp(plane.a) == pytest.approx(np.ptp(plane.b))
+
+
+def test_a_third_checkpoint_spans_it_and_a_fourth_lies_off_it():
+    checkpoints = [_checkpoint("A"), _checkpoint("B", 2.0), _other("C", 1), _other("D", 2)]
+    frame = compare(checkpoints, _problem(), settings=QUICK).results["minima/frame"]
+    np.testing.assert_allclose(frame.out_of_plane[:3], 0, atol=1e-12)  # rounding
+    assert frame.out_of_plane[3] > 0.1
+
+
+def test_checkpoints_on_one_line_have_a_plane_too():
+    checkpoints = [_checkpoint("A"), _checkpoint("B", 2.0), _checkpoint("C", 3.0)]
+    results = compare(checkpoints, _problem(), settings=QUICK).results
+    np.testing.assert_allclose(results["minima/frame"].out_of_plane, 0, atol=1e-12)  # rounding
+    assert np.isfinite(results["minima/plane"].loss).all()
 
 
 def test_the_measures_are_those_of_the_checkpoints(comparison):
@@ -160,7 +191,7 @@ def test_the_line_between_ends_at_the_checkpoints(comparison):
 
 
 def test_checkpoints_share_their_axes(comparison):
-    for analysis in ("line_eigenvector", "line_random"):
+    for analysis in ("line_eigenvector", "band_random"):
         a, b = comparison.of(analysis).values()
         np.testing.assert_array_equal(a.coordinates, b.coordinates)
 
@@ -183,7 +214,7 @@ def test_batch_norm_is_recalibrated_between_the_minima():
 
 
 def test_a_store_spares_what_it_holds_and_opens_with_xarray(tmp_path, monkeypatch, comparison):
-    module = sys.modules["landscape.compare"]  # the package's attribute is the function
+    module = sys.modules["landscape.compare.around"]
     checkpoints = [_checkpoint("A"), _checkpoint("B", 2.0)]
     store = tmp_path / "run.zarr"
 
@@ -206,7 +237,7 @@ def test_a_store_spares_what_it_holds_and_opens_with_xarray(tmp_path, monkeypatc
                 )
     with xarray.open_datatree(store) as tree:
         assert tree["B/plane_random"].loss.shape == (3, 3)
-        assert set(tree.children) == {"A", "B", "measures"}
+        assert set(tree.children) == {"A", "B", "measures", "minima"}
 
 
 def test_a_store_of_other_checkpoints_is_refused(tmp_path):

@@ -28,8 +28,9 @@ FIGURES = {
     "line_from_A_to_B & <C>",
     "line_from_A_to_D",
     "line_eigenvector",
-    "line_random",
+    "band_random",
     "loss_surfaces",
+    "plane_of_minima",
     "local_entropy",
 }
 

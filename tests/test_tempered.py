@@ -85,9 +85,9 @@ def test_the_estimate_of_exp_f_is_unbiased_however_few_the_moves(moves):
     potential = _FastQuadratic(f, x, radius, beta)
     pilot = find_ladder(potential, 8, 8, 10_000, seeded(0))
     generator = seeded(1)
-    logs = [climb(potential, pilot.s, pilot.steps, 4, 4, moves, generator).log_mean for _ in range(1000)]
+    logs = [climb(potential, pilot.s, pilot.steps, 4, 4, moves, generator).log_mean for _ in range(500)]
     ratios = np.exp(np.array(logs) - f.local_entropy(x, 1.0, beta))
-    assert abs(ratios.mean() - 1) < 4 * ratios.std() / 1000**0.5
+    assert abs(ratios.mean() - 1) < 4 * ratios.std() / 500**0.5
 
 
 @pytest.mark.parametrize("indefinite", [False, True])

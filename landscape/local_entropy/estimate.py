@@ -117,8 +117,8 @@ def local_entropy(  # type: ignore[misc]  # the overloads do not list the option
         chains: of each population; SGLD has one in each.
         moves: of each chain on each rung that the pilot finds; for SGLD on each of its 16.
         tol: width of the tempered bracket asked for, relative to |F~|.
-        budget: gradients at most for each radius of the tempered path. Radii for which it does not last are NaN; where
-            it lasts for none, that is an error.
+        budget: gradients at most for each radius of the tempered path. Of a sweep, radii for which it does not last are
+            NaN; for a single one that is an error.
         parts: of the data, for SGLD: a move takes the gradient of one.
         generator: of the draws or probes. Default: seeded by the operating system.
         progress: called as ``progress(iterable, description)``; ``tqdm.tqdm`` fits.
@@ -222,10 +222,12 @@ def local_entropy(  # type: ignore[misc]  # the overloads do not list the option
                     progress=progress,
                 )
             except BudgetError as spent:
+                if radii.ndim == 0:
+                    raise
                 runs.append(spent)
             else:
                 runs.append(run)
-        flat = tempered(runs, radii.ravel(), from_q=top is None)
+        flat = tempered(runs, radii.ravel(), populations, from_q=top is None)
     note, cost = flat.pop("note"), flat.pop("cost")
     cost["values"] += 2
     cost["products"] += products

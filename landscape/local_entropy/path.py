@@ -41,7 +41,15 @@ _LONGER = 2  # the chains at s = 1, in those of a rung
 
 
 class BudgetError(ValueError):
-    """The budget does not last for a ladder and the populations."""
+    """The budget does not last for a ladder and the populations.
+
+    Attributes:
+        gradients: that were spent.
+    """
+
+    def __init__(self, message: str, gradients: int) -> None:
+        super().__init__(message)
+        self.gradients = gradients
 
 
 @dataclass(frozen=True)
@@ -143,7 +151,8 @@ def follow(
     if cost(finer, fewer) > left:
         raise BudgetError(
             f"budget={budget}: a ladder of {rungs} rungs with {populations} populations of {chains} chains and {moves} "
-            f"moves takes {potential.gradients} gradients to find and {cost(1, moves)} to climb: give as many"
+            f"moves takes {potential.gradients} gradients to find and {cost(1, moves)} to climb: give as many",
+            potential.gradients,
         )
     s, steps = _refined(pilot, finer)
     climbs = [
@@ -178,7 +187,8 @@ def find_ladder(potential: Potential, chains: int, moves: int, budget: int, gene
         if potential.gradients > budget and s[-1] < 1:
             raise BudgetError(
                 f"a quarter of the budget, {budget} gradients, did not last to find a ladder: it reached "
-                f"s = {s[-1]:.2g}. Give a larger budget, or a smaller radius"
+                f"s = {s[-1]:.2g}. Give a larger budget, or a smaller radius",
+                potential.gradients,
             )
     s[-1] = 1.0
     psi = np.minimum.accumulate(means)  # it falls; the pilot's is noisy

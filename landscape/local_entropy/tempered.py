@@ -19,30 +19,29 @@ _ERRORS = 2.0  # standard errors that widen the bracket
 _ERRORS_OF_DRIFT = 3.0  # beyond which psi is said to fall
 
 
-def tempered(runs: list[Tempered | BudgetError], radii: np.ndarray, from_q: bool) -> dict[str, Any]:
+def tempered(runs: list[Tempered | BudgetError], radii: np.ndarray, populations: int, from_q: bool) -> dict[str, Any]:
     """The fields of a LocalEntropy that differ by method, of one run for each radius.
 
     Args:
         runs: of each radius, or why there is none: its row then is NaN.
         radii: as many.
+        populations: in each run.
         from_q: whether the paths begin at q, so that their first rung tells the mean loss over the ball.
-
-    Raises:
-        BudgetError: there is no run at all.
     """
     there = np.array([isinstance(run, Tempered) for run in runs])
-    found = _tempered([run for run in runs if isinstance(run, Tempered)], radii[there], from_q) if there.any() else {}
+    found = _found([run for run in runs if isinstance(run, Tempered)], radii[there], from_q) if there.any() else {}
+    rows = {**_nothing(len(runs), populations), **found}
+    rows = {name: item if name in ("note", "cost") else _spread(item, there) for name, item in rows.items()}
     for radius, run in zip(radii, runs, strict=True):
         if isinstance(run, BudgetError):
-            if not found:
-                raise run
-            found["note"] = "; ".join(filter(None, [found["note"], f"nothing at radius {radius:.3g}: {run}"]))
-    return {name: item if name in ("note", "cost") else _spread(item, there) for name, item in found.items()}
+            rows["note"] = "; ".join(filter(None, [rows["note"], f"nothing at radius {radius:.3g}: {run}"]))
+            rows["cost"]["gradients"] += run.gradients
+    return rows
 
 
 def _spread(rows: Any, there: np.ndarray) -> Any:
     """With rows of NaN, or False, where there is none."""
-    if there.all():
+    if len(rows) == len(there):
         return rows
     if isinstance(rows, torch.Tensor):
         return torch.from_numpy(_spread(rows.numpy(), there))
@@ -51,10 +50,21 @@ def _spread(rows: Any, there: np.ndarray) -> Any:
     return all_rows
 
 
-def _tempered(runs: list[Tempered], radii: np.ndarray, from_q: bool) -> dict[str, Any]:
-    populations = len(runs[0].climbs)
+def _nothing(radii: int, populations: int) -> dict[str, Any]:
+    """What is told where there is no run at all."""
+    numbers = ("value", "stderr", "effective_samples", "mean_loss", "mean_loss_stderr")
+    return {
+        **dict.fromkeys(numbers, np.full(radii, np.nan)),
+        "contributions": np.full((radii, populations), np.nan),
+        "reliable": np.zeros(radii, bool),
+        "note": "",
+        "cost": {"values": 0, "gradients": 0, "products": 0},
+    }
+
+
+def _found(runs: list[Tempered], radii: np.ndarray, from_q: bool) -> dict[str, Any]:
     log_means = np.stack([run.log_means() for run in runs])
-    value = logsumexp(log_means, axis=1) - np.log(populations)
+    value = logsumexp(log_means, axis=1) - np.log(log_means.shape[1])
     contributions = value[:, None] + np.exp(log_means - value[:, None]) - 1  # linearised, as for Monte Carlo
     low, high = (np.stack(sums) for sums in zip(*(run.riemann() for run in runs), strict=True))
     thermodynamic = np.stack([run.thermodynamic() for run in runs])
@@ -84,7 +94,7 @@ def _tempered(runs: list[Tempered], radii: np.ndarray, from_q: bool) -> dict[str
         "stderr": standard_error(contributions),
         "contributions": contributions,
         "reliable": ~(lagging | apart),
-        "effective_samples": 1 / (np.exp(2 * (log_means - value[:, None])) / populations**2).sum(axis=1),
+        "effective_samples": 1 / (np.exp(2 * (log_means - value[:, None])) / log_means.shape[1] ** 2).sum(axis=1),
         "mean_loss": np.array([loss[:, 0].mean() if from_q else np.nan for loss in losses]),
         "mean_loss_stderr": np.array([standard_error(loss[:, 0]) if from_q else np.nan for loss in losses]),
         "lower": low.mean(axis=1) - _ERRORS * standard_error(low),
