@@ -119,6 +119,9 @@ def compare_command(
         list[float] | None,
         typer.Option(help="Of the local entropy; again for several. The middle one is tabulated."),
     ] = None,
+    budget: Annotated[
+        int, typer.Option(min=1, help="Gradients at most for each radius of the tempered path.")
+    ] = _DEFAULTS.budget,
     line_points: Annotated[int, typer.Option(min=2, help="On each line.")] = _DEFAULTS.line_points,
     plane_points: Annotated[int, typer.Option(min=2, help="Per side of a plane.")] = _DEFAULTS.plane_points,
     seed: Seed = 0,
@@ -138,6 +141,7 @@ def compare_command(
         probes=probes,
         samples=samples,
         radii=tuple(sorted(radius)) if radius else _DEFAULTS.radii,
+        budget=budget,
         line_points=line_points,
         plane_points=plane_points,
     )
