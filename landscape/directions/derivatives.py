@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from landscape.ascent import Ball, ascend
 from landscape.objective import Objective
 from landscape.parameters import check_vector
 from landscape.randomness import generator_or_new, unit
@@ -13,7 +14,6 @@ from landscape.results import Eigenpairs
 __all__ = ["eigenvector", "gradient_direction", "sharpest_ascent"]
 
 _KICK = 1e-3  # of the radius: how far from a point without a gradient the ascent begins
-_SHORTEST = 1e-6  # of the radius: a step that would be shorter ends the ascent
 
 
 def eigenvector(pairs: Eigenpairs, index: int, objective: Objective) -> Tensor:
@@ -64,15 +64,13 @@ def sharpest_ascent(
     is negligible and f is its parabola, radius times the top eigenvector. How far f rises there is the sharpness of
     Keskar et al. 2017 (theirs is over a box, and relative to 1 + f).
 
-    The ascent starts at theta with the step of SAM. A step s * radius along the gradient is followed by the projection
-    to the ball; one that raises f is taken and s doubled, else s is halved. With large s this is the power iteration
-    d <- radius * grad f(theta + d) / ||grad f(theta + d)||, along which a convex f never falls.
+    The ascent is that of ``landscape.ascent``, and starts at theta with the step of SAM.
 
     Args:
         objective: f.
         theta: the centre, shape (n,).
         radius: of the ball, in the norm of the weights.
-        steps: gradients at most. The ascent stops earlier once s is down to 1e-6.
+        steps: gradients.
         generator: of the first step where the gradient is exactly zero, as at a minimum known in closed form. Default:
             seeded by the operating system.
 
@@ -89,28 +87,17 @@ def sharpest_ascent(
     """
     if not 0 < radius < float("inf"):
         raise ValueError(f"radius={radius}: give a positive, finite distance from theta")
-    if steps < 2:
-        raise ValueError(f"steps={steps}: give 2 or more, the first of which looks at theta itself")
+    if steps < 3:
+        raise ValueError(f"steps={steps}: give 3 or more, the first two of which look at where it begins")
     check_vector("theta", theta, objective.size)
+    ball, u = Ball(torch.ones_like(theta), radius), torch.zeros_like(theta)
     start, gradient = objective.value_and_gradient(theta)
-    found, displacement, s, spent = start, torch.zeros_like(theta), 1.0, 1
     if not bool(gradient.any()):
-        displacement = _KICK * radius * unit(objective.size, generator_or_new(generator), theta.dtype, theta.device)
-        found, gradient = objective.value_and_gradient(theta + displacement)
-        spent = 2
-    while spent < steps and s > _SHORTEST and bool(gradient.any()):
-        trial = displacement + s * radius * gradient / gradient.norm()
-        trial *= radius / max(radius, float(trial.norm()))
-        value, its_gradient = objective.value_and_gradient(theta + trial)
-        spent += 1
-        if found < value < float("inf"):
-            found, gradient, displacement = value, its_gradient, trial
-            s *= 2
-        else:
-            s /= 2
-    if not found > start:
+        u = _KICK * radius * unit(objective.size, generator_or_new(generator), theta.dtype, theta.device)
+    found = ascend(objective, theta, ball, u, steps - 1)
+    if not found.top > start:
         raise ValueError(
             f"no point that was tried within radius={radius} of theta is higher than f = {start} there: theta is a "
             "maximum, f is not finite, or steps are too few"
         )
-    return displacement
+    return found.u

@@ -7,11 +7,8 @@ In coordinates u with theta' = theta + c u, c a scale per weight, and a ball ||u
     epsilon-sharpness      100 (max over |u_i| <= epsilon of f(theta + c u) - f) / (1 + f)        (Keskar et al. 2017)
 
 with c = 1, or c = |theta| for what is called adaptive (ASAM; Kwon et al. 2021), and c = |theta| + 1 for Keskar's. SAM's
-is the first-order guess of the maximiser. The maximum is sought by ascent, projected onto the ball, from its centre and
-from random points of its boundary, so that what is found is a lower bound. A step of rho times `step` goes in the
-steepest direction of the norm: g/||g||_2 or sign(g). It is taken if f rises, and the next `step` is where the parabola
-through both ends, with the slope at the first, is highest, or four times as long where that has no top. As steps grow
-long, this becomes the power method.
+is the first-order guess of the maximiser. The maximum is sought by the ascent of ``landscape.ascent``, from the
+ball's centre and from random points of its boundary, so that what is found is a lower bound.
 """
 
 from __future__ import annotations
@@ -24,14 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.ascent import Ball, ascend
 from landscape.objective import ModelObjective, Objective
 from landscape.randomness import generator_or_new, normal
 from landscape.results import Cost, Sharpness
 from landscape.sharpness.record import check, exact, rescaled_alike, sampled
 
 __all__ = ["epsilon_sharpness", "sam", "worst_case"]
-
-_LONGEST = 1e4  # steps in units of rho: all that are much longer than the ball end at the same point
 
 
 def sam(objective: Objective, theta: Tensor, *, rho: float | None = None, adaptive: bool = False) -> Sharpness:
@@ -62,7 +58,7 @@ def sam(objective: Objective, theta: Tensor, *, rho: float | None = None, adapti
     began = time.perf_counter()
     rho = _rho(rho, adaptive)
     check(objective, theta, rho=rho)
-    ball = _Ball(_scale(theta, adaptive), rho, 2)
+    ball = Ball(_scale(theta, adaptive), rho, 2)
     value, gradient = objective.value_and_gradient(theta)
     worst = objective.value(theta + ball.scale * ball.furthest(ball.scale * gradient))
     return Sharpness(
@@ -126,7 +122,7 @@ def worst_case(
     if parts > 1 and not isinstance(objective, ModelObjective):
         raise ValueError(f"parts={parts} for a {type(objective).__name__}: only a ModelObjective has data to split")
     pieces = objective.parts(parts) if isinstance(objective, ModelObjective) and parts > 1 else [objective]
-    ball = _Ball(_scale(theta, adaptive), rho, norm)
+    ball = Ball(_scale(theta, adaptive), rho, norm)
     generator = generator_or_new(generator)
     searches = [_search(piece, theta, ball, steps, restarts, generator) for piece in pieces]
     rises = np.array([search.highest - search.value for search in searches])
@@ -179,7 +175,7 @@ def epsilon_sharpness(
     """
     began = time.perf_counter()
     check(objective, theta, epsilon=epsilon, steps=steps, restarts=restarts)
-    ball = _Ball(theta.abs() + 1, epsilon, float("inf"))
+    ball = Ball(theta.abs() + 1, epsilon, float("inf"))
     search = _search(objective, theta, ball, steps, restarts, generator_or_new(generator))
     rise = 100 * (search.highest - search.value) / (1 + search.value)
     return Sharpness(
@@ -197,28 +193,6 @@ def epsilon_sharpness(
 
 
 @dataclass(frozen=True)
-class _Ball:
-    """All u with ||u||_p <= rho, and the scale c by which they move theta."""
-
-    scale: Tensor  # (n,), not negative
-    rho: float
-    norm: float
-
-    def furthest(self, direction: Tensor) -> Tensor:
-        """The point of the ball furthest along ``direction`` (n,), without what moves no weight; 0 for 0."""
-        direction = direction * (self.scale > 0)
-        if self.norm == 2:
-            length = direction.norm()
-            return direction * (self.rho / length) if float(length) > 0 else direction
-        return self.rho * direction.sign()
-
-    def project(self, u: Tensor) -> Tensor:
-        if self.norm == 2:
-            return u * min(1.0, self.rho / max(float(u.norm()), self.rho))
-        return u.clamp(-self.rho, self.rho)
-
-
-@dataclass(frozen=True)
 class _Search:
     value: float  # f(theta)
     tops: list[float]  # the highest f of each ascent, that from the centre first
@@ -231,34 +205,18 @@ class _Search:
 
 
 def _search(
-    objective: Objective, theta: Tensor, ball: _Ball, steps: int, restarts: int, generator: torch.Generator
+    objective: Objective, theta: Tensor, ball: Ball, steps: int, restarts: int, generator: torch.Generator
 ) -> _Search:
     """Ascents from the centre and from random points of the boundary."""
     corners = [normal(len(theta), generator, theta.dtype, theta.device) for _ in range(restarts - 1)]
     starts = [torch.zeros_like(theta), *map(ball.furthest, corners)]
-    not_finite = 0
-    value, tops = float("nan"), []
-    for i, u in enumerate(starts):
-        f, gradient = objective.value_and_gradient(theta + ball.scale * u)
-        if i == 0:
-            value = f
-        step = 1.0
-        for _ in range(steps - 1):
-            there = ball.project(u + step * ball.furthest(ball.scale * gradient))
-            higher, slope = objective.value_and_gradient(theta + ball.scale * there)
-            not_finite += not np.isfinite(higher)
-            step = min(_LONGEST, step * _vertex(float((ball.scale * gradient) @ (there - u)), higher - f))
-            if higher > f:
-                u, f, gradient = there, higher, slope
-        tops.append(f)
-    return _Search(value, tops, restarts * steps, not_finite)
-
-
-def _vertex(slope: float, rise: float) -> float:
-    """Where the parabola with this slope at 0 and this rise at 1 is highest, within [0.1, 4]; 0.1 if not known."""
-    if not np.isfinite(rise):
-        return 0.1
-    return 4.0 if rise >= slope else float(np.clip(slope / (2 * (slope - rise)), 0.1, 4.0))
+    ascents = [ascend(objective, theta, ball, u, steps) for u in starts]
+    return _Search(
+        value=ascents[0].start,
+        tops=[ascent.top for ascent in ascents],
+        gradients=restarts * steps,
+        not_finite=sum(ascent.not_finite for ascent in ascents),
+    )
 
 
 def _rho(rho: float | None, adaptive: bool) -> float:
