@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from landscape.objective import ModelObjective
-from landscape.results import Eigenpairs, LocalEntropy, Measures, SpectralDensity, standard_error
+from landscape.results import Eigenpairs, LocalEntropy, Measures, SpectralDensity, paired_errors, standard_error
 
 __all__ = ["measure"]
 
@@ -90,11 +90,7 @@ class _Row:
 
     def paired(self) -> np.ndarray:
         """The error of each difference from the first: over paired draws, else of both together."""
-        if self.draws is not None:
-            return standard_error(self.draws - self.draws[0])
-        errors = np.hypot(self.errors, self.errors[0])
-        errors[0] = 0.0  # from itself it differs by nothing
-        return errors
+        return paired_errors(self.errors, self.draws)
 
 
 def _exact(name: str, values: list[float]) -> _Row:

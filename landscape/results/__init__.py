@@ -11,6 +11,7 @@ from landscape.results.records import (
     Eigenpairs,
     LocalEntropy,
     Measures,
+    paired_errors,
     standard_error,
 )
 from landscape.results.sharpness import FlatnessTable, Sharpness
@@ -33,6 +34,7 @@ __all__ = [
     "Sharpness",
     "SpectralDensity",
     "from_dataset",
+    "paired_errors",
     "standard_error",
     "to_dataset",
 ]

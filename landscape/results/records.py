@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 
-__all__ = ["Comparison", "Cost", "Eigenpairs", "LocalEntropy", "Measures", "standard_error"]
+__all__ = ["Comparison", "Cost", "Eigenpairs", "LocalEntropy", "Measures", "paired_errors", "standard_error"]
 
 
 @dataclass(frozen=True)
@@ -165,3 +165,18 @@ def standard_error(draws: np.ndarray) -> np.ndarray:
         return np.full(draws.shape[:-1], np.nan)
     with np.errstate(invalid="ignore"):  # draws that are not finite have no finite error
         return draws.std(axis=-1, ddof=1) / np.sqrt(count)
+
+
+def paired_errors(errors: np.ndarray, draws: np.ndarray | None = None) -> np.ndarray:
+    """The standard error of each difference from the first.
+
+    Args:
+        errors: of each value, (values,).
+        draws: (values, draws), where each value is the mean of its draws and these pair up. Then the error is that of
+            the paired differences, else that of both values together.
+    """
+    if draws is not None:
+        return standard_error(draws - draws[0])
+    together = np.hypot(errors, errors[0])
+    together[0] = 0.0  # from itself it differs by nothing
+    return together

@@ -17,7 +17,7 @@ from landscape.checkpoints import Checkpoint
 from landscape.objective import ModelObjective
 from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new
-from landscape.results import FlatnessTable, Measures, Sharpness, standard_error
+from landscape.results import FlatnessTable, Measures, Sharpness, paired_errors
 from landscape.sharpness.average import average_case, local_energy, low_pass
 from landscape.sharpness.curvature import (
     fisher_rao,
@@ -131,9 +131,5 @@ def _at(measure: Measure, objective: ModelObjective, seed: int) -> Sharpness:
 def _paired(row: Sequence[Sharpness]) -> np.ndarray:
     """The error of each difference from the first, (checkpoints,)."""
     draws = [record.contributions for record in row]
-    if len({len(d) for d in draws}) == 1 and len(draws[0]) > 0:
-        return standard_error(np.stack(draws) - draws[0])
-    errors = np.array([record.stderr for record in row])
-    errors = np.hypot(errors, errors[0])
-    errors[0] = 0.0  # from itself it differs by nothing
-    return errors
+    pair_up = len({len(d) for d in draws}) == 1 and len(draws[0]) > 0
+    return paired_errors(np.array([record.stderr for record in row]), np.stack(draws) if pair_up else None)
