@@ -77,7 +77,7 @@ def figures(comparison: Comparison) -> dict[str, Figure]:
         drawn["line_eigenvector"], ax = _one()
         plots.lines(
             comparison.of("line_eigenvector"),
-            xlabel="displacement along the top eigenvector, in parameter norm",
+            xlabel="displacement along the top eigenvector\nin parameter norm",
             ax=ax,
         )
         drawn["band_random"], ax = _one()
@@ -224,7 +224,7 @@ def _figure(width: float, height: float, layout: Any = "constrained") -> Figure:
 
 
 def _one() -> tuple[Figure, Any]:
-    figure = _figure(5, 3.6)
+    figure = _figure(5.6, 4)
     return figure, figure.subplots()
 
 

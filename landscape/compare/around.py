@@ -87,7 +87,7 @@ def entropy(name: str, f: ModelObjective, results: Mapping[str, Any], settings: 
             pairs=pairs,
             chains=2,
             moves=8,
-            tol=0.1,
+            tol=0.2,
             budget=settings.budget,
             generator=settings.seeded(),
             progress=progress,

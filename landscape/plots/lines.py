@@ -47,7 +47,7 @@ def line_between(
     for position, (name, color) in enumerate(zip(ends, colors or palette(ends), strict=True)):
         ax.axvline(position, color=color, lw=1.5, alpha=0.8, label=name)
     _draw_losses(ax, [("train", train, "0.1", "-"), ("test", test, "0.55", "--")])
-    ax.set_xlabel(f"position between the ends (1 unit = {train.direction_norm:.3g} in parameter norm)")
+    ax.set_xlabel(wrapped(f"position between the ends (1 unit = {train.direction_norm:.3g} in parameter norm)", _WIDTH))
     ax.legend(frameon=False)
     return ax
 
