@@ -369,6 +369,7 @@ def test_pictures_mark_the_height_and_share_their_colours(digits):
 
     ax = plots.barrier_matrix(barrier_matrix(test, [a, b], points=5), limits=(0, 3))
     assert [text.get_text() for text in ax.get_xticklabels()] == ["a", "b"]
+    assert [text.get_rotation() for text in ax.get_yticklabels()] == [0, 0]  # long names would lie on one another
     assert "±" in ax.texts[1].get_text()
     assert ax.texts[0].get_text() == ""  # the diagonal
     assert ax.collections[0].get_clim() == (0, 3)

@@ -39,6 +39,15 @@ def test_the_guide_to_spectra_runs_as_printed(capsys):
     assert "bulk_edge" in printed
 
 
+@pytest.mark.slow
+def test_the_guide_to_slices_runs_as_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "slices.md").read_text(), re.S)
+    exec(compile("\n".join(blocks), "slices.md", "exec"), {"__name__": "slices"})
+    plt.close("all")
+    assert "1 evaluation, at theta, and True" in capsys.readouterr().out
+
+
 def test_the_problem_function_is_a_problem(tmp_path):
     (tmp_path / "my_problem.py").write_text(BLOCKS[1])
     problem = find_problem(f"{tmp_path}/my_problem.py:spirals")
@@ -69,9 +78,10 @@ def test_the_pictures_of_the_readme_are_there_and_made_by_a_target():
 
 
 def test_links_lead_somewhere():
-    for document in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", "docs/spectra.md", "docs/training.md"):
-        for link in re.findall(r"\]\(([^)]*)\)", (ROOT / document).read_text()):
-            assert link.startswith("https://") or (ROOT / document).parent.joinpath(link).exists(), link
+    guides = sorted((ROOT / "docs").glob("*.md"))
+    for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md", *guides):
+        for link in re.findall(r"\]\(([^)]*)\)", document.read_text()):
+            assert link.startswith("https://") or document.parent.joinpath(link).exists(), link
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

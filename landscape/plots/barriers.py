@@ -74,6 +74,7 @@ def barrier_matrix(result: BarrierMatrix, *, limits: tuple[float, float] | None 
         ylabel="checkpoint",
         title="units matched" if result.matched else "units as they are",
     )
+    ax.tick_params(axis="y", labelrotation=0)  # seaborn's are upright, where long names lie on one another
     return ax
 
 
