@@ -3,12 +3,10 @@ import io
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-import torch
 import xarray
-from matplotlib.collections import PolyCollection
 
-from landscape import eigenpairs, local_entropy, plots, spectral_density
-from tests.problems import DOUBLE, LogisticRegression, seeded, symmetric
+from landscape import eigenpairs, plots, spectral_density
+from tests.problems import seeded, symmetric
 
 
 @pytest.fixture(autouse=True)
@@ -24,15 +22,6 @@ def _spectra():
         k: spectral_density(m, steps=10, probes=3, deflate=pairs[k], generator=seeded(0)) for k, m in matrices.items()
     }
     return densities, pairs
-
-
-def _entropies():
-    f = LogisticRegression()
-    points = {"A": torch.zeros(8, dtype=DOUBLE), "B": torch.ones(8, dtype=DOUBLE)}
-    return {
-        k: [local_entropy(f, x, radius=[0.01, 0.1], method=m, generator=seeded(0)) for m in ("laplace", "monte_carlo")]
-        for k, x in points.items()
-    }
 
 
 def _legend(ax):
@@ -107,13 +96,6 @@ def test_layers_are_a_heat_map_on_one_scale():
         plots.layer_heatmap({"A": table, "B": table.isel(layer=[0])})
 
 
-def test_local_entropy_shows_methods_and_what_is_not_reliable():
-    ax = plots.local_entropy_curve(_entropies())
-    assert _legend(ax)[:4] == ["A, Laplace", "A, Monte Carlo", "B, Laplace", "B, Monte Carlo"]
-    assert "not reliable" in _legend(ax)
-    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
-
-
 def test_training_curves_are_drawn_against_gradients():
     logs = {
         "SGD": [{"gradients": g, "loss": 1 / g, "test_accuracy": 0.5} for g in (1, 2, 3)],
@@ -137,25 +119,11 @@ def test_losses_that_are_not_all_positive_are_drawn_on_a_linear_axis():
     assert (loss.get_yscale(), loss.get_ylabel()) == ("linear", "mini-batch loss")
 
 
-def test_the_tempered_bracket_is_shaded():
-    f, x = LogisticRegression(), torch.zeros(8, dtype=DOUBLE)
-    sweep = local_entropy(f, x, radius=[0.3, 0.5], method="tempered", tol=0.5, generator=seeded(0))
-    ax = plots.local_entropy_curve({"A": [sweep]})
-    assert _legend(ax)[0] == "A, tempered"
-    (bracket,) = (c for c in ax.collections if isinstance(c, PolyCollection))
-    heights = bracket.get_paths()[0].vertices[:, 1]
-    low, high = sweep.excess_bracket
-    assert heights.min() == pytest.approx(low.min())
-    assert heights.max() == pytest.approx(high.max())
-
-
 def test_a_given_axes_is_drawn_into_and_returned():
     densities, pairs = _spectra()
-    entropies = _entropies()
     for draw in (
         lambda ax: plots.eigenvalue_histogram(densities, eigenpairs=pairs, ax=ax),
         lambda ax: plots.density_curve(densities, ax=ax),
-        lambda ax: plots.local_entropy_curve(entropies, ax=ax),
     ):
         ax = plt.figure().subplots()
         assert draw(ax) is ax

@@ -1,0 +1,90 @@
+"""Local entropy along a trajectory: at each of several points, with common random numbers.
+
+Each point is measured as if it were asked for alone with a generator of the same seed, so that what changes along the
+way is not the draws. The radii are a sweep, even if it is of one: there a budget that does not last for a point leaves
+NaN with a note, where for a single radius it would be the end of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.local_entropy.estimate import local_entropy
+from landscape.objective import Objective
+from landscape.parameters import check_vector
+from landscape.progress import Progress, silent
+from landscape.randomness import generator_or_new
+from landscape.results import LocalEntropy
+
+__all__ = ["local_entropy_along"]
+
+
+def local_entropy_along(
+    objective: Objective,
+    points: Tensor | Sequence[Tensor],
+    *,
+    radius: float | np.ndarray | list[float],
+    method: Literal["laplace", "monte_carlo", "tempered", "sgld"] = "tempered",
+    generator: torch.Generator | None = None,
+    progress: Progress = silent,
+    **options: Any,
+) -> list[LocalEntropy]:
+    """F~ at each point of a trajectory, at the same radii.
+
+    Args:
+        objective: f. Its buffers serve all points: give a network with BatchNorm ``batch_norm="recalibrated"``.
+        points: shape (points, n), or a list of (n,). From the files of ``optim.train``:
+            ``[f.space.flatten(load_checkpoint(path).tensors) for path in sorted((run / "trajectory").iterdir())]``.
+        radius: of the ball, as for ``local_entropy``; a number or several.
+        method: one of those of ``local_entropy``.
+        generator: each point is measured from its present state. Default: seeded by the operating system.
+        progress: called as ``progress(points, description)``; ``tqdm.tqdm`` fits.
+        **options: of ``local_entropy``, such as ``beta`` and ``budget``.
+
+    Returns:
+        A LocalEntropy for each point, whose arrays have an axis of radii even for one.
+
+    Raises:
+        ValueError: no point, points whose size does not fit or that are not finite, ``method="all"``; whatever
+            ``local_entropy`` refuses, with a note of the point that it was.
+
+    Example:
+        Of f(x) = x^2/2 the parabola is the same everywhere, and at gamma = beta = 1, F~ = -x^2/4 - 1/2 log 2:
+
+        >>> from landscape import ModelObjective
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> half_square = ModelObjective(
+        ...     model, lambda outputs, batch: (outputs**2).mean() / 2, [(torch.ones(1, 1),)]
+        ... )
+        >>> way = local_entropy_along(
+        ...     half_square, torch.tensor([[2.0], [0.0]]), radius=1.0, beta=1.0, method="laplace"
+        ... )
+        >>> [round(float(f.value[0]), 4) for f in way]
+        [-1.3466, -0.3466]
+    """
+    points = list(points)
+    if not points:
+        raise ValueError("points is empty: give at least one")
+    for i, point in enumerate(points):
+        check_vector(f"points[{i}]", point, objective.size)
+        if not bool(point.isfinite().all()):
+            raise ValueError(f"points[{i}] is not finite: leave out where the training broke down")
+    if method == "all":
+        raise ValueError("method='all': give one of them, and call once for each")
+    radii = np.atleast_1d(np.asarray(radius, float))
+    generator = generator_or_new(generator)
+    state = generator.get_state()
+    found = []
+    for i, point in progress(list(enumerate(points)), "local entropy along a trajectory"):
+        generator.set_state(state)
+        try:
+            found.append(local_entropy(objective, point, radius=radii, method=method, generator=generator, **options))
+        except ValueError as error:
+            error.add_note(f"this was at points[{i}] of {len(points)}")
+            raise
+    return found
