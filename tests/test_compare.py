@@ -17,7 +17,7 @@ QUICK = CompareSettings(
     probes=40,
     radii=(0.005, 0.01, 0.05),
     samples=20,
-    budget=1_500,
+    budget=800,
     line_points=5,
     plane_points=3,
 )

@@ -22,8 +22,8 @@ class CompareSettings:
     probes: int = 10
     radii: tuple[float, ...] = (0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # of the local entropy
     samples: int = 64  # Monte Carlo draws per radius
-    tempered_radii: tuple[float, ...] | None = None  # None: the middle one of `radii` and the next two
-    budget: int = 5_000  # gradients at most for each radius of the tempered path
+    tempered_radii: tuple[float, ...] | None = None  # None: the middle one of `radii` and the next
+    budget: int = 2_500  # gradients at most for each radius of the tempered path
     line_points: int = 41
     band_directions: int = 8  # random lines through each checkpoint
     plane_points: int = 25
@@ -73,4 +73,4 @@ class CompareSettings:
         if self.tempered_radii is not None:
             return self.tempered_radii
         middle = len(self.radii) // 2
-        return tuple(sorted(self.radii)[middle : middle + 3])
+        return tuple(sorted(self.radii)[middle : middle + 2])
