@@ -1,4 +1,7 @@
-"""How high the loss rises between two minima: closed forms, error bars, BatchNorm, matched units."""
+"""How high the loss rises between two minima: closed forms, error bars, BatchNorm, matched units.
+
+Tolerances of 1e-12 and below allow float64 rounding alone.
+"""
 
 import copy
 import dataclasses

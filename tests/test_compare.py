@@ -79,7 +79,8 @@ def test_the_plane_of_the_minima_goes_through_them(comparison):
     assert frame.names == ["A", "B"]
     np.testing.assert_allclose(frame.out_of_plane, 0, atol=1e-12)  # rounding
     for coordinates, axis in zip(frame.coordinates.T, (plane.a, plane.b), strict=True):
-        assert axis[0] < coordinates.min() and coordinates.max() < axis[-1]  # noqa: PT018
+        assert axis[0] < coordinates.min()
+        assert coordinates.max() < axis[-1]
     assert np.ptp(plane.a) == pytest.approx(np.ptp(plane.b))
 
 

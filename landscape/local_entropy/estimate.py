@@ -8,7 +8,7 @@ F = F~ + (n/2) log(2 pi/(beta gamma)) is the local entropy of Entropy-SGD (Chaud
 in the paper. -F~/beta is in units of the loss, the "free energy"; its excess over f(x) is what the ball
 costs. The radius 1/sqrt(beta gamma) is the ball's standard deviation per weight.
 
-Three estimators:
+Four estimators:
 
 *Laplace* replaces f by its second-order expansion at x, with gradient g and Hessian H:
 
@@ -22,9 +22,9 @@ the determinant over probes; the error of the expansion itself it cannot know.
 once their effective number (sum w)^2 / sum w^2 is small, the estimate is too low and its error unknown.
 Jensen's inequality gives -beta E f(x') <= F~ from the same draws at any radius.
 
-*Tempered* carries particles from q to the Gibbs measure exp(-beta f) q along a ladder, as told in
-``landscape.local_entropy.path``. It holds where the other two fail, with a bracket, at the price of some thousand
-gradients.
+*Tempered* carries particles from a Gaussian (q, or one nearer to the end) to the Gibbs measure exp(-beta f) q along a
+ladder, as told in ``landscape.local_entropy.path``. It holds where the other two fail, with a bracket, at the price of
+some thousand gradients.
 
 *SGLD* climbs the ladder by gradients of parts of the data, without correction: biased, as told in
 ``landscape.local_entropy.stochastic``.
@@ -95,7 +95,7 @@ def local_entropy(  # type: ignore[misc]  # the overloads do not list the option
     """F~(theta; gamma, beta), at one radius or over a sweep of them.
 
     The same generator seed gives the same draws or probes at every theta, so that differences between
-    checkpoints are paired.
+    checkpoints are paired; not so on the path, whose ladder depends on theta.
 
     Args:
         objective: f.
@@ -115,7 +115,7 @@ def local_entropy(  # type: ignore[misc]  # the overloads do not list the option
         density: a spectral density of the Hessian at theta, to spare Laplace its own.
         populations: independent runs of the tempered path, at least 2; their spread is the error.
         chains: of each population; SGLD has one in each.
-        moves: of each chain on each rung that the pilot finds; for SGLD on each of its 16.
+        moves: of each chain on each rung that the pilot finds; for SGLD on each of its 17.
         tol: width of the tempered bracket asked for, relative to |F~|.
         budget: gradients at most for each radius of the tempered path. Of a sweep, radii for which it does not last are
             NaN; for a single one that is an error.
