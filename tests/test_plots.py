@@ -9,12 +9,6 @@ from landscape import eigenpairs, plots, spectral_density
 from tests.problems import seeded, symmetric
 
 
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
-
-
 def _spectra():
     matrices = {"A": symmetric(np.arange(20.0)), "B": symmetric(np.arange(-2.0, 18))}
     pairs = {k: eigenpairs(m, 2, which="largest", generator=seeded(0)) for k, m in matrices.items()}

@@ -18,12 +18,6 @@ F = LogisticRegression()
 SMALL = {"populations": 4, "chains": 2, "moves": 8, "tol": 0.5}
 
 
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
-
-
 def _at(x, method, radius=(0.1, 0.3), **options):
     point = torch.full((8,), float(x), dtype=DOUBLE)
     return local_entropy(F, point, radius=list(radius), method=method, generator=seeded(0), **options)
