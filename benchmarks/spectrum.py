@@ -91,6 +91,28 @@ def products(name: str, model: nn.Module, data: tuple[Tensor, Tensor]) -> None:
         print(f"| {name} | {who} | {1e3 * seconds:.0f} ms | {seconds / times['plain gradient']:.2f} |", flush=True)
 
 
+def layouts(name: str, model: nn.Module, data: tuple[Tensor, Tensor]) -> None:
+    """What folding BatchNorm and laying channels last each bring: all else is the same."""
+    kinds = ("both", "BatchNorm not folded", "channels first", "neither")
+    functions: dict[str, Callable[[], object]] = {}
+    v = torch.randn(sum(p.numel() for p in model.parameters()))
+    for kind in kinds:
+        f = ModelObjective(model, nn.CrossEntropyLoss(), data, batch_size=BATCH)
+        if kind in ("BatchNorm not folded", "neither"):
+            f._folds.clear()
+        if kind in ("channels first", "neither"):
+            f._batches[:] = [
+                ((x.clone(memory_format=torch.contiguous_format), y), count) for (x, y), count in f._batches
+            ]
+        functions[f"value, {kind}"] = partial(f.value, f.theta)
+        functions[f"gradient, {kind}"] = partial(f.gradient, f.theta)
+        functions[f"product, {kind}"] = partial(f.hvp, f.theta, v)
+    times = medians(functions)
+    for kind in kinds:
+        cells = [f"{1e3 * times[f'{what}, {kind}']:.0f} ms" for what in ("value", "gradient", "product")]
+        print(f"| {name} | {kind} | {' | '.join(cells)} |", flush=True)
+
+
 def micro_batches(model: nn.Module, data: tuple[Tensor, Tensor]) -> None:
     """Our product at several micro-batch sizes."""
     sizes = (64, 128, 256, 512, 1024)
@@ -278,6 +300,9 @@ def main() -> None:
     print("| network | product of | time | plain gradients |\n|---|---|---|---|")
     products("LeNet", lenet, images)
     products("ResNet-20", *resnet20())
+    print("\n| network | ours with | value | gradient | product |\n|---|---|---|---|---|")
+    layouts("LeNet", lenet, images)
+    layouts("ResNet-20", *resnet20())
     print("\n| network | micro-batch | product |\n|---|---|---|")
     micro_batches(lenet, images)
     print("\n| LeNet, wanted | by | products | time | largest relative error |\n|---|---|---|---|---|")

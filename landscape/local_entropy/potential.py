@@ -105,8 +105,7 @@ class Potential:
     def losses(self, x: Tensor) -> tuple[np.ndarray, Tensor]:
         """f (P,) and its gradient (P, n) at each row of x.
 
-        One after the other: batched over parameters by ``torch.func.vmap`` a gradient takes 1.3 (multilayer
-        perceptron) to 3 times (convolutions) as long on a CPU.
+        One after the other: ``torch.func.vmap`` over parameters is slower on a CPU (``benchmarks/slices.py --tried``).
         """
         values, gradients = zip(*(self._objective.value_and_gradient(row) for row in x), strict=True)
         return np.array(values), torch.stack(gradients)

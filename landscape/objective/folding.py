@@ -5,8 +5,8 @@ and bias c is that layer with another weight and bias,
 
     scale (W x + c - m) + b = (scale W) x + scale (c - m) + b,    scale = g / sqrt(v + eps).
 
-Calculated so, no pass over the activations remains of it, and none of its first and second derivatives, which take a
-quarter of the time of a Hessian-vector product. W, c, g and b stay the parameters that they are.
+Calculated so, no pass over the activations remains of it, and none of its first and second derivatives
+(``benchmarks/spectrum.py`` measures what that brings). W, c, g and b stay the parameters that they are.
 """
 
 from __future__ import annotations
