@@ -93,14 +93,14 @@ def products(name: str, model: nn.Module, data: tuple[Tensor, Tensor]) -> None:
 
 def layouts(name: str, model: nn.Module, data: tuple[Tensor, Tensor]) -> None:
     """What folding BatchNorm and laying channels last each bring: all else is the same."""
-    kinds = ("both", "BatchNorm not folded", "channels first", "neither")
+    kinds = ("both", "channels last alone", "folding alone", "neither")
     functions: dict[str, Callable[[], object]] = {}
     v = torch.randn(sum(p.numel() for p in model.parameters()))
     for kind in kinds:
         f = ModelObjective(model, nn.CrossEntropyLoss(), data, batch_size=BATCH)
-        if kind in ("BatchNorm not folded", "neither"):
+        if kind in ("channels last alone", "neither"):
             f._folds.clear()
-        if kind in ("channels first", "neither"):
+        if kind in ("folding alone", "neither"):
             f._batches[:] = [
                 ((x.clone(memory_format=torch.contiguous_format), y), count) for (x, y), count in f._batches
             ]

@@ -42,6 +42,15 @@ def test_the_numbers_are_those_of_the_usual_layout():
     assert f.data_digest() == g.data_digest()
 
 
+def test_batch_norm_that_is_not_folded_keeps_the_usual_layout():
+    x, y = torch.randn(12, 3, 6, 6, generator=seeded(1)), torch.randint(0, 3, (12,), generator=seeded(2))
+    folded = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 3))
+    first = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(64, 3))
+    for model, usual in ((folded, False), (first, True)):
+        f = ModelObjective(model, nn.CrossEntropyLoss(), (x, y))
+        assert all(images.is_contiguous() is usual for (images, _), _ in f._batches)
+
+
 def test_a_network_that_does_not_take_them_gets_the_usual_layout():
     f, _ = _objective(3, lambda y: y.view(len(y), -1))  # fails where the channels are last
     assert all(images.is_contiguous() for (images, _), _ in f._batches)

@@ -1,7 +1,8 @@
 """Images with their channels last in memory.
 
 On a CPU the kernels of two-dimensional convolutions take them so without copies, and all that follows keeps the layout
-(``benchmarks/spectrum.py`` measures what that brings). Shapes and numbers stay as they are.
+(``benchmarks/spectrum.py`` measures what that brings). Shapes and numbers stay as they are. Only BatchNorm's second
+derivative is slower so, by more than the convolutions gain: where one is left that is not folded, so is the layout.
 """
 
 from __future__ import annotations
@@ -14,12 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from landscape.objective.agreement import agree
+from landscape.objective.folding import Fold
 
 __all__ = ["channels_last"]
 
 
 def channels_last(
-    batches: list[tuple[Any, int]], model: nn.Module, loss_on: Callable[[Any], Tensor], parameters: Sequence[Tensor]
+    batches: list[tuple[Any, int]],
+    model: nn.Module,
+    folds: Sequence[Fold],
+    loss_on: Callable[[Any], Tensor],
+    parameters: Sequence[Tensor],
 ) -> list[tuple[Any, int]]:
     """The batches with images laid out so, where the network is one of convolutions on a CPU and takes them.
 
@@ -28,11 +34,16 @@ def channels_last(
     Args:
         batches: each batch with its number of examples.
         model: the network.
+        folds: its BatchNorm layers that are folded.
         loss_on: its loss on a batch.
         parameters: those that the loss is differentiated by.
     """
     on_cpu = all(p.device.type == "cpu" for p in parameters)
-    if not on_cpu or not any(isinstance(module, nn.Conv2d) for module in model.modules()):
+    convolutions, norms = (
+        sum(isinstance(module, kind) for module in model.modules())
+        for kind in (nn.Conv2d, nn.modules.batchnorm._BatchNorm)
+    )
+    if not (on_cpu and convolutions and norms == len(folds)):
         return batches
     first = batches[0][0]
     if not agree(partial(loss_on, first), partial(loss_on, _laid_out(first)), parameters):

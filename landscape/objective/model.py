@@ -119,8 +119,8 @@ class ModelObjective:
         if batch_size == "auto" and batch_norm != "batch" and is_pair(data):
             together = examples_at_once(self._loss_on, *self._batches[0], self._flat)
             self._batches = read_batches(data, together, self.device)
-        self._batches = channels_last(self._batches, self._model, self._loss_on, self._parameters)
         self._folds = foldable(self._model, partial(self._loss_on, self._batches[0][0]), self._parameters)
+        self._batches = channels_last(self._batches, self._model, self._folds, self._loss_on, self._parameters)
         self._calibration = self._batches if calibration is None else read_batches(calibration, together, self.device)
         self._hessians, self._gauss_newtons = (
             KeptProducts(prepare, self._batches, self._flat, graph_memory)
