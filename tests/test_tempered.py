@@ -7,7 +7,7 @@ from scipy.integrate import dblquad, quad
 
 from landscape import local_entropy
 from landscape.local_entropy.moves import move
-from landscape.local_entropy.path import climb, find_ladder
+from landscape.local_entropy.path import climb, error_of_mean, find_ladder
 from landscape.local_entropy.potential import Potential
 from tests.problems import DOUBLE, LogisticRegression, Quadratic, seeded
 
@@ -131,10 +131,28 @@ def test_the_shift_and_the_gradient_are_those_of_the_gibbs_measure():
     )
     h = f.hessian.diagonal()
     mean = (h * f.minimum + gamma * x) / (h + gamma)
-    # 8 x 64 particles of variance 1 / (beta (h + gamma)) each, correlated by resampling: six errors of free ones
-    error = (1 / (beta * (h + gamma)) / 512).sqrt()
+    # 8 x 32 chains of 16 draws of variance 1 / (beta (h + gamma)) each, correlated: six errors of free ones
+    error = (1 / (beta * (h + gamma)) / 4096).sqrt()
     assert (abs(found.shift - (mean - x)) < 6 * error).all()
     torch.testing.assert_close(found.gradient, beta * gamma * found.shift)
+    assert error.norm() < found.shift_stderr < 3 * error.norm()
+    assert (found.shift - (mean - x)).norm() < 3 * found.shift_stderr
+
+
+def test_the_error_of_a_mean_of_vectors_is_the_length_that_it_has_on_average():
+    """Of K draws of N(0, I_n) it is (n / K)^(1/2), told by K n - n numbers."""
+    draws = torch.randn(4, 1000, generator=seeded(0), dtype=DOUBLE)
+    # its relative spread is (2 (K n - n))^(-1/2), 1.3 %
+    assert error_of_mean(draws) == pytest.approx((1000 / 4) ** 0.5, rel=0.05)
+
+
+def test_psi_is_beta_f_where_the_path_begins_at_q():
+    f = _quadratic(5)
+    options = {"gamma": 2.0, "beta": 50.0, "method": "tempered", "moves": 4, "tol": 1.0, "generator": seeded(0)}
+    found = local_entropy(f, torch.ones(5, dtype=DOUBLE), **options, pairs=0)
+    np.testing.assert_allclose(found.rung_psi, 50 * found.rung_loss, rtol=1e-10)  # rounding
+    near = local_entropy(f, torch.ones(5, dtype=DOUBLE), **options, pairs=5)
+    assert abs(near.rung_psi).max() < 1e-6  # nothing is left of it where the Gaussian is the parabola's own
 
 
 @pytest.mark.parametrize(

@@ -270,13 +270,14 @@ def _without_path(radii: int) -> dict[str, Any]:
         "thermodynamic",
         "thermodynamic_stderr",
         "virial",
+        "shift_stderr",
         "r_hat",
         "autocorrelation",
         "drift",
         "drift_stderr",
         "step_bias",
     )
-    rungs = ("ladder", "rung_loss", "rung_acceptance", "rung_effective")
+    rungs = ("ladder", "rung_loss", "rung_psi", "rung_acceptance", "rung_effective")
     return {
         **dict.fromkeys(names, np.full(radii, np.nan)),
         **dict.fromkeys(rungs, np.zeros((radii, 0))),

@@ -32,7 +32,7 @@ from landscape.local_entropy.moves import move, resampled
 from landscape.local_entropy.potential import Particles, Potential
 from landscape.progress import Progress
 
-__all__ = ["BudgetError", "Climb", "Pilot", "Tempered", "climb", "find_ladder", "follow"]
+__all__ = ["BudgetError", "Climb", "Pilot", "Tempered", "climb", "error_of_mean", "find_ladder", "follow"]
 
 _EFFECTIVE = 0.8  # of the particles, at each step of the pilot's ladder
 _ACCEPTANCE = 0.6  # near the optimum of Langevin proposals, 0.574 (Roberts & Rosenthal 1998)
@@ -75,6 +75,7 @@ class Tempered:
     climbs: list[Climb]
     log_normaliser: float
     shift: Tensor  # (n,), <x'> - x
+    shift_stderr: float  # root of the expected squared length of its error
     gradients: int
     not_finite: int
 
@@ -159,10 +160,21 @@ def follow(
         climb(potential, s, steps, chains, moves, fewer, generator)
         for _ in progress(range(populations), f"tempered, radius {potential.radius:.3g}")
     ]
-    y = torch.stack([c.y for c in climbs]).mean(dim=0)
+    shifts = potential.displacement(torch.stack([c.y for c in climbs]))
     return Tempered(
-        s, climbs, potential.log_normaliser, potential.displacement(y), potential.gradients, potential.not_finite
+        s=s,
+        climbs=climbs,
+        log_normaliser=potential.log_normaliser,
+        shift=shifts.mean(dim=0),
+        shift_stderr=error_of_mean(shifts),
+        gradients=potential.gradients,
+        not_finite=potential.not_finite,
     )
+
+
+def error_of_mean(vectors: Tensor) -> float:
+    """Root of the expected squared length of the error of the mean of ``vectors`` (K, n), which are independent."""
+    return float((vectors.var(dim=0).sum() / len(vectors)).sqrt())
 
 
 def find_ladder(potential: Potential, chains: int, moves: int, budget: int, generator: Generator) -> Pilot:

@@ -13,6 +13,7 @@ Nothing tells how far it is wrong beyond that, so it is never called reliable.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Generator, Tensor
 
 from landscape.eigenvalues import eigenpairs
 from landscape.local_entropy.moves import propose
+from landscape.local_entropy.path import error_of_mean
 from landscape.objective import ModelObjective
 from landscape.operators import Hessian
 from landscape.progress import Progress
@@ -61,7 +63,7 @@ def stochastic(
     pieces = objective.parts(parts)
     sharpest = eigenpairs(Hessian(objective, theta), 1, which="largest", tol=0.1, generator=generator)
     s = (np.arange(_RUNGS + 1) / _RUNGS) ** _POWER
-    found: dict[str, list[Any]] = {name: [] for name in ("value", "bias", "draws", "lower", "upper", "shift", "loss")}
+    found: dict[str, list[Any]] = defaultdict(list)
     for radius in radii:
         a = beta * radius**2 * max(float(sharpest.values[0]), 0.0)
         coarse: list[tuple[np.ndarray, Tensor]] = []
@@ -80,7 +82,9 @@ def stochastic(
         found["bias"].append(draws.mean() - rough.mean())
         found["lower"].append(low.mean() - 2 * standard_error(low))
         found["upper"].append(high.mean() + 2 * standard_error(high))
-        found["shift"].append(radius * torch.stack([z for _, z in fine]).mean(dim=0).cpu())
+        shifts = radius * torch.stack([z for _, z in fine]).cpu()
+        found["shift"].append(shifts.mean(dim=0))
+        found["shift_stderr"].append(error_of_mean(shifts))
         found["loss"].append(losses)
     contributions = np.stack(found["draws"])
     losses = np.stack(found["loss"])
@@ -97,8 +101,10 @@ def stochastic(
         "upper": np.array(found["upper"]),
         "step_bias": np.array(found["bias"]),
         "shift": torch.stack(found["shift"]),
+        "shift_stderr": np.array(found["shift_stderr"]),
         "ladder": np.tile(s, (len(radii), 1)),
         "rung_loss": losses.mean(axis=1),
+        "rung_psi": beta * losses.mean(axis=1),
         "note": "stochastic gradients without correction: biased, by about step_bias and by what that does not see",
         "cost": {"values": 0, "gradients": -(-taken // parts), "products": sharpest.products},
     }

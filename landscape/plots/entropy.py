@@ -107,10 +107,10 @@ def entropy_along_training(
 def rung_diagnostics(entropy: LocalEntropy, *, radius: float | None = None, figure: Figure | None = None) -> Figure:
     """What the rungs of one tempered path tell, against s, with the diagnostics of its end above.
 
-    Above <f>_s; where the path begins at q (``pairs=0``) with the left and right Riemann sums, whose difference, the
-    shaded area times beta, is the bracket of F~ before its own error is added. Begun at a nearer Gaussian, the sums are
-    of another function than f, and are not drawn. Below, the share of moves accepted, and the effective share of the
-    particles that were weighed.
+    Above <f>_s. Then <psi>_s with its left and right Riemann sums, whose difference, the shaded area, is the bracket of
+    F~ before its own error is added; psi is beta f where the path begins at q (``pairs=0``), and what is left of it
+    where it begins at a nearer Gaussian. Below, the share of moves accepted, and the effective share of the particles
+    that were weighed.
 
     The axis of s is a power of s that puts the middle rung in the middle, since rungs crowd near 0: areas are true to
     its ticks, not to the eye.
@@ -126,24 +126,26 @@ def rung_diagnostics(entropy: LocalEntropy, *, radius: float | None = None, figu
     at = _with_ladder(entropy, radius)
     rungs = {
         name: np.atleast_2d(getattr(entropy, name))[at]
-        for name in ("ladder", "rung_loss", "rung_acceptance", "rung_effective")
+        for name in ("ladder", "rung_loss", "rung_psi", "rung_acceptance", "rung_effective")
     }
     there = np.isfinite(rungs["ladder"])
-    s, loss = rungs["ladder"][there], rungs["rung_loss"][there]
+    s, loss, psi = (rungs[key][there] for key in ("ladder", "rung_loss", "rung_psi"))
     shares = {
         name: rungs[key][there]
         for name, key in (("moves\naccepted", "rung_acceptance"), ("effective\nshare", "rung_effective"))
         if len(rungs[key])
     }
-    figure = figure or plt.figure(figsize=(6, 3 + 1.1 * len(shares)), layout="constrained")
-    axes = figure.subplots(1 + len(shares), 1, sharex=True, squeeze=False, height_ratios=[2.5, *[1] * len(shares)])
-    first, *others = axes[:, 0]
+    figure = figure or plt.figure(figsize=(6, 4.4 + 1.1 * len(shares)), layout="constrained")
+    axes = figure.subplots(2 + len(shares), 1, sharex=True, squeeze=False, height_ratios=[2, 2, *[1] * len(shares)])
+    first, second, *others = axes[:, 0]
     first.plot(s, loss, "o-", color="C0", ms=3, lw=1, label=r"$\langle f\rangle_s$")
-    if np.isfinite(np.atleast_1d(entropy.mean_loss)[at]):
-        first.stairs(loss[:-1], s, baseline=loss[1:], fill=True, color="C0", alpha=0.25, label="between both sums")
-    first.set_ylabel("loss $f$")
     first.axhline(entropy.loss, color="0.5", ls="--", lw=1, label="$f(x)$")
-    first.legend(frameon=False, fontsize="small")
+    first.set_ylabel("loss $f$")
+    second.plot(s, psi, "o-", color="C1", ms=3, lw=1, label=r"$\langle\psi\rangle_s$")
+    second.stairs(psi[:-1], s, baseline=psi[1:], fill=True, color="C1", alpha=0.25, label="between both sums")
+    second.set_ylabel(r"$\psi$")
+    for ax in (first, second):
+        ax.legend(frameon=False, fontsize="small")
     for ax, (name, share) in zip(others, shares.items(), strict=True):
         ax.plot(s, share, "o-", color="0.3", ms=3, lw=1)
         ax.set(ylim=(0, 1.05), ylabel=name)

@@ -70,6 +70,7 @@ class LocalEntropy:
     thermodynamic_stderr: Annotated[np.ndarray, "radius"]
     virial: Annotated[np.ndarray, "radius"]  # <z . grad U> / n at s = 1, which is 1 at equilibrium
     shift: Annotated[torch.Tensor, "radius", "weight"]  # <x'> - x at s = 1
+    shift_stderr: Annotated[np.ndarray, "radius"]  # root of the expected squared length of its error
     r_hat: Annotated[np.ndarray, "radius"]  # split R-hat of the chains at s = 1: near 1 where each covers the measure
     autocorrelation: Annotated[np.ndarray, "radius"]  # draws there per independent one
     drift: Annotated[np.ndarray, "radius"]  # of psi along the chains at s = 1: below 0 where they lag behind
@@ -77,6 +78,8 @@ class LocalEntropy:
     step_bias: Annotated[np.ndarray, "radius"]  # SGLD alone: `value` less that with twice the step
     ladder: Annotated[np.ndarray, "radius", "rung"]  # s, from 0 to 1; NaN beyond a radius' last rung
     rung_loss: Annotated[np.ndarray, "radius", "rung"]  # <f>_s
+    # <psi>_s, of which F~ is minus the integral over s, plus a constant; beta <f>_s where the path begins at q
+    rung_psi: Annotated[np.ndarray, "radius", "rung"]
     rung_acceptance: Annotated[np.ndarray, "radius", "rung"]  # of the moves at s; NaN at s = 0
     rung_effective: Annotated[np.ndarray, "radius", "rung"]  # effective share of the particles weighed for s; so too
     radius: Annotated[np.ndarray, "radius"]  # 1/sqrt(beta gamma), standard deviation per weight
