@@ -17,22 +17,17 @@ from __future__ import annotations
 
 import argparse
 import copy
-import ctypes
-import inspect
-import json
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import loss_landscapes
 import numpy as np
 import torch
+from elsewhere import elsewhere
 from networks import medians, resnet20, trained_digits_mlp, trained_lenet
 from torch import Tensor, nn
 
@@ -142,61 +137,42 @@ def keep_memory() -> None:
     Else each layer's outputs are paid for again, page by page, in one process more than in another, depending on what
     it did before: one and a half times the time on ResNet-20, or more.
     """
+    import ctypes  # here, since Landscaper's process runs it too
+
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, at its largest
         libc.mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
 
 
-def serve_landscaper() -> None:
-    """A line of losses for each line that comes in.
-
-    It runs in Landscaper's environment, where there is no module of ours: together with ``mean_loss`` and
-    ``keep_memory`` it is complete.
-    """
-    import contextlib
-    import io
-    import json
-
+def landscaper_losses(model: nn.Module, data: object, batch: int, options: dict[str, object]) -> Callable[[], object]:
+    """Landscaper's plane. It runs in Landscaper's environment."""
     import landscaper.compute
 
     keep_memory()
-    model, data, batch, options = torch.load(sys.argv[1], weights_only=False)
-    for _ in sys.stdin:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            losses, _ = landscaper.compute.compute_loss_landscape(
-                model, data, scalar_fn=lambda model, data: mean_loss(model, data, batch), device="cpu", **options
-            )
-        print(json.dumps(losses.tolist()), flush=True)
+    return lambda: landscaper.compute.compute_loss_landscape(
+        model, data, scalar_fn=lambda model, data: mean_loss(model, data, batch), device="cpu", **options
+    )[0].tolist()
 
 
 @contextmanager
 def with_landscaper(square: Square, python: str) -> Iterator[Callable[[], np.ndarray]]:
-    """A process of its own that waits between the rounds. Noise is added to its largest loss, which so becomes NaN."""
+    """Noise is added to its largest loss, which so becomes NaN."""
     shapes = [p.shape for p in square.model.parameters()]
     directions = [
         [piece.view(shape) for piece, shape in zip(d.split([s.numel() for s in shapes]), shapes, strict=True)]
         for d in (square.d1, square.d2)
     ]
     options = {"dirs": directions, "dim": 2, "steps": square.points, "distance": STEP * square.points / 2}
-    sources = [inspect.getsource(function) for function in (mean_loss, keep_memory, serve_landscaper)]
-    program = "\n".join(
-        ["from __future__ import annotations\nimport ctypes, sys, torch", *sources, "serve_landscaper()"]
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "square.pt"
-        torch.save((torch.fx.symbolic_trace(square.model), square.data, BATCH, options), path)
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        with subprocess.Popen([python, "-c", program, str(path)], **pipes) as process:
+    given = (torch.fx.symbolic_trace(square.model), square.data, BATCH, options)
+    with elsewhere(python, landscaper_losses, given, mean_loss, keep_memory) as ask:
 
-            def losses() -> np.ndarray:
-                print(file=process.stdin, flush=True)
-                found = np.array(json.loads(process.stdout.readline()))
-                found[found == found.max()] = np.nan
-                return found
+        def losses() -> np.ndarray:
+            found = np.array(ask())
+            found[found == found.max()] = np.nan
+            return found
 
-            yield losses
-            process.stdin.close()
+        yield losses
 
 
 def speeds(name: str, square: Square, rivals: dict[str, Callable[[], np.ndarray]], rounds: int) -> None:

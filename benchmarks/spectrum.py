@@ -1,20 +1,24 @@
 """What spectra cost, and how near they are to the truth, beside PyHessian, curvlinops and hessian-eigenthings.
 
-    python benchmarks/spectrum.py MNIST    # the folder with MNIST's four IDX files
+    python benchmarks/spectrum.py MNIST --landscaper PYTHON    # the folder with MNIST's four IDX files
 
 All are given the same network and data; those that take batches get ours. Times are medians over rounds in which all
 take their turn. Products are counted where they are made. "Plain gradient" is torch's own, in the same batches.
 The truth for LeNet is a run of ours of 200 products; for the digits MLP, all eigenvalues of its Hessian in float64.
-PyHessian's density calls torch.eig, which torch no longer has: it gets torch.linalg.eigh in its place.
+PyHessian's density calls torch.eig, which torch no longer has: it gets torch.linalg.eigh in its place. Landscaper, a
+copy of PyHessian that can keep graphs, needs NumPy 1.26, hence PYTHON, an interpreter in whose environment it is.
 """
 
 from __future__ import annotations
 
+import argparse
+import os
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +29,7 @@ import pyhessian
 import pyhessian.hessian
 import scipy.sparse.linalg
 import torch
+from elsewhere import elsewhere
 from networks import medians, resnet20, trained_digits_mlp, trained_lenet
 from torch import Tensor, nn
 
@@ -68,16 +73,55 @@ def operators(model: nn.Module, data: tuple[Tensor, Tensor]) -> dict[str, object
     }
 
 
+def pieces_of(v: Tensor, params: list[nn.Parameter]) -> list[Tensor]:
+    return [piece.view_as(p) for piece, p in zip(v.split([p.numel() for p in params]), params, strict=True)]
+
+
 def product(operator: object, v: Tensor, params: list[nn.Parameter]) -> Callable[[], object]:
     if isinstance(operator, pyhessian.hessian):
-        pieces = [piece.view_as(p) for piece, p in zip(v.split([p.numel() for p in params]), params, strict=True)]
+        pieces = pieces_of(v, params)
         return lambda: operator.dataloader_hv_product(pieces)
     if isinstance(operator, Hessian | het.HessianOperator):
         return lambda: operator.matvec(v)
     return lambda: operator @ v
 
 
-def products(name: str, model: nn.Module, data: tuple[Tensor, Tensor]) -> None:
+def landscaper_hessian(model: nn.Module, batches: object, v: object) -> Callable[[str, int], float]:
+    """Seconds of what is asked for. It runs in Landscaper's environment."""
+    import time
+
+    from landscaper.hessian import PyHessian
+
+    def make() -> object:
+        return PyHessian(model, torch.nn.CrossEntropyLoss(), batches, "cpu", try_cache=True)
+
+    hessian = make()
+
+    def seconds(what: str, steps: int = 0) -> float:
+        start = time.perf_counter()
+        if what == "product":
+            hessian.hv_product(v)
+        else:
+            make().density(iter=steps, n_v=1)
+        return time.perf_counter() - start
+
+    return seconds
+
+
+@contextmanager
+def with_landscaper(
+    python: str | None, model: nn.Module, data: tuple[Tensor, Tensor], v: Tensor
+) -> Iterator[dict[str, Callable[..., float]]]:
+    """By its name, if there is an interpreter for it."""
+    if python is None:
+        yield {}
+        return
+    given = (torch.fx.symbolic_trace(model), batches_of(data), pieces_of(v, list(model.parameters())))
+    with elsewhere(python, landscaper_hessian, given) as ask:
+        yield {"Landscaper": ask}
+
+
+def products(name: str, model: nn.Module, data: tuple[Tensor, Tensor], python: str | None) -> None:
     params = list(model.parameters())
     v = torch.randn(sum(p.numel() for p in params))
 
@@ -86,7 +130,9 @@ def products(name: str, model: nn.Module, data: tuple[Tensor, Tensor]) -> None:
             torch.autograd.grad(nn.functional.cross_entropy(model(x), y), params)
 
     functions = {who: product(operator, v, params) for who, operator in operators(model, data).items()}
-    times = medians({"plain gradient": gradient, **functions})
+    with with_landscaper(python, model, data, v) as landscaper:
+        others = {who: partial(ask, "product") for who, ask in landscaper.items()}
+        times = medians({"plain gradient": gradient, **functions, **others})
     for who, seconds in times.items():
         print(f"| {name} | {who} | {1e3 * seconds:.0f} ms | {seconds / times['plain gradient']:.2f} |", flush=True)
 
@@ -218,27 +264,40 @@ def _old_eig(matrix: Tensor, eigenvectors: bool) -> tuple[Tensor, Tensor]:
     return torch.stack([values, torch.zeros_like(values)], 1), vectors
 
 
-def densities(model: nn.Module, data: tuple[Tensor, Tensor], exact: np.ndarray | None, steps: int, probes: int) -> None:
-    every = operators(model, data)
+def density(who: str, operator: object, steps: int, probes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and masses."""
     torch.eig = _old_eig  # type: ignore[attr-defined]
+    torch.manual_seed(seed)
+    if who == "ours":
+        generator = torch.Generator().manual_seed(seed)
+        return spectral_density(operator, steps=steps, probes=probes, generator=generator).atoms()
+    if who == "PyHessian":
+        found, weights = operator.density(iter=steps, n_v=probes)
+        return np.concatenate(found), np.concatenate(weights) / probes
+    result = het.spectral_density(operator, num_runs=probes, lanczos_steps=steps, seed=seed)
+    return result.raw_eigenvalues.numpy().ravel(), result.raw_weights.numpy().ravel() / probes
+
+
+def density_times(model: nn.Module, data: tuple[Tensor, Tensor], steps: int, python: str | None) -> None:
+    """Of one probe, the graphs that are kept included."""
+    rivals = {
+        who: lambda who=who: density(who, operators(model, data)[who], steps, probes=1, seed=0)
+        for who in ("ours", "PyHessian", "hessian-eigenthings")
+    }
+    with with_landscaper(python, model, data, torch.zeros(sum(p.numel() for p in model.parameters()))) as landscaper:
+        others = {who: partial(ask, "density", steps) for who, ask in landscaper.items()}
+        for who, seconds in medians({**rivals, **others}, rounds=3).items():
+            print(f"| {who} | {seconds:.1f} s |", flush=True)
+
+
+def density_errors(
+    model: nn.Module, data: tuple[Tensor, Tensor], exact: np.ndarray, steps: int, probes: int, seeds: int = 20
+) -> None:
+    every = operators(model, data)
     for who in ("ours", "PyHessian", "hessian-eigenthings"):
-        start, seeded = time.perf_counter(), torch.Generator().manual_seed(0)
-        torch.manual_seed(0)
-        if who == "ours":
-            rule = spectral_density(every[who], steps=steps, probes=probes, generator=seeded)
-            nodes, masses = rule.atoms()
-        elif who == "PyHessian":
-            found, weights = every[who].density(iter=steps, n_v=probes)
-            nodes, masses = np.concatenate(found), np.concatenate(weights) / probes
-        else:
-            result = het.spectral_density(every[who], num_runs=probes, lanczos_steps=steps, seed=0)
-            nodes, masses = result.raw_eigenvalues.numpy().ravel(), result.raw_weights.numpy().ravel() / probes
-        seconds = time.perf_counter() - start
-        told = "" if exact is None else "{:.3f} | {:.1e}".format(*distances(nodes, masses, exact))
-        print(
-            f"| {len(data[1])} examples, {steps} steps, {probes} probes | {who} | {seconds:.1f} s | {told} |",
-            flush=True,
-        )
+        found = [distances(*density(who, every[who], steps, probes, seed), exact) for seed in range(seeds)]
+        (ks, w), (ks_error, w_error) = np.mean(found, axis=0), np.std(found, axis=0, ddof=1) / seeds**0.5
+        print(f"| {who} | {ks:.4f} ± {ks_error:.4f} | {w:.1e} ± {w_error:.0e} |", flush=True)
 
 
 def traces(model: nn.Module, data: tuple[Tensor, Tensor], exact: np.ndarray, seeds: int = 20) -> None:
@@ -252,10 +311,17 @@ def traces(model: nn.Module, data: tuple[Tensor, Tensor], exact: np.ndarray, see
         operator = every["hessian-eigenthings"]
         return float(het.trace(operator, num_matvecs=budget, method=method, seed=seed).estimate)
 
+    def curvlinops_has(method: str, budget: int, seed: int) -> float:
+        torch.manual_seed(seed)
+        name = {"hutchinson": "hutchinson_trace", "hutch++": "hutchpp_trace", "xtrace": "xtrace"}[method]
+        # its Hutch++ wants a number of products that 3 divides
+        return float(getattr(curvlinops, name)(every["curvlinops"], budget - budget % 3 * (method == "hutch++")))
+
     for budget in (30, 100):
         for who, estimate, methods in (
             ("ours", ours, ("hutchinson", "hutch++", "xtrace")),
             ("hessian-eigenthings", theirs, ("hutchinson", "hutch++")),
+            ("curvlinops", curvlinops_has, ("hutchinson", "hutch++", "xtrace")),
         ):
             for method in methods:
                 errors = [estimate(method, budget, seed) / exact.sum() - 1 for seed in range(seeds)]
@@ -271,7 +337,10 @@ def memory(model: nn.Module, data: tuple[Tensor, Tensor]) -> None:
             before = status("VmRSS")
         operator.matvec(v)
     print(f"\nResident memory over 300 products on LeNet: {(status('VmRSS') - before) / 2**20:+.1f} MiB")
-    grown = subprocess.run([sys.executable, __file__, "--wide"], check=True, capture_output=True, text=True).stdout
+    # without the freed buffers that MKL keeps for its next matrix product, 0.8 vectors here
+    environment = {**os.environ, "MKL_DISABLE_FAST_MM": "1"}
+    command = [sys.executable, __file__, "--wide"]
+    grown = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
     print(f"Density in the low-memory mode: {grown.strip()} vectors of 25 million beyond the network, graph included")
 
 
@@ -293,13 +362,18 @@ def status(entry: str) -> int:
 
 def main() -> None:
     warnings.simplefilter("ignore")
-    if sys.argv[1] == "--wide":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("mnist", nargs="?", help="the folder with MNIST's four IDX files")
+    parser.add_argument("--landscaper", metavar="PYTHON", help="the interpreter of an environment with Landscaper")
+    parser.add_argument("--wide", action="store_true", help="measure the low-memory mode, and nothing else")
+    given = parser.parse_args()
+    if given.wide:
         print(f"{low_memory_density():.1f}")
         return
-    lenet, images = trained_lenet(sys.argv[1])
+    lenet, images = trained_lenet(given.mnist)
     print("| network | product of | time | plain gradients |\n|---|---|---|---|")
-    products("LeNet", lenet, images)
-    products("ResNet-20", *resnet20())
+    products("LeNet", lenet, images, given.landscaper)
+    products("ResNet-20", *resnet20(), given.landscaper)
     print("\n| network | ours with | value | gradient | product |\n|---|---|---|---|---|")
     layouts("LeNet", lenet, images)
     layouts("ResNet-20", *resnet20())
@@ -307,10 +381,11 @@ def main() -> None:
     micro_batches(lenet, images)
     print("\n| LeNet, wanted | by | products | time | largest relative error |\n|---|---|---|---|---|")
     eigenvalues(lenet, images)
-    print("\n| density | by | time | KS | Wasserstein-1 / lambda_max |\n|---|---|---|---|---|")
-    densities(lenet, images, None, steps=100, probes=1)
+    print("\n| LeNet, density of 100 steps, 1 probe | time |\n|---|---|")
+    density_times(lenet, images, 100, given.landscaper)
     digits, examples, exact = trained_digits_mlp()
-    densities(digits, examples, exact, steps=80, probes=4)
+    print("\n| digits MLP, density of 80 steps, 4 probes | KS | Wasserstein-1 / lambda_max |\n|---|---|---|")
+    density_errors(digits, examples, exact, steps=80, probes=4)
     print("\n| products for the trace | by | RMS error over 20 seeds |\n|---|---|---|")
     traces(digits, examples, exact)
     memory(lenet, (images[0][:128], images[1][:128]))
