@@ -15,11 +15,15 @@ def _counts(width: int, examples: int, **options) -> list[int]:
     return [count for _, count in ModelObjective(model, nn.CrossEntropyLoss(), data, **options)._batches]
 
 
-def test_small_networks_see_all_examples_at_once_and_large_ones_as_many_as_the_caches_hold():
+def test_small_networks_see_as_many_examples_at_once_as_the_caches_hold():
     assert _counts(8, 3000) == [3000]
     # each example keeps its hidden units, 4 bytes each, and a few numbers: 16 MB hold just less than 400 of 10,000
     assert _counts(10_000, 1197) == [399, 399, 399]
-    assert _counts(200_000, 96) == [32, 32, 32]
+
+
+def test_large_networks_see_128_examples_at_once_unless_that_takes_half_a_gigabyte():
+    assert _counts(100_000, 256) == [128, 128]
+    assert _counts(2_000_000, 65) == [33, 32]  # 8 MB for each example: no more than 63 at once
 
 
 def test_a_size_that_is_given_is_kept():

@@ -14,11 +14,11 @@ from landscape.objective.data import tensors_in
 __all__ = ["examples_at_once", "free_bytes", "saved_bytes"]
 
 # What a forward pass may hold at once: about what fits the caches. Measured on two cores: the digits' networks are
-# fastest in one piece (1 to 8 MB), LeNet at 10 to 20 MB, ResNet-20 at 25 MB or more but hardly faster than at 13 MB.
+# fastest in one piece (1 to 8 MB), LeNet at 10 to 20 MB.
 _CACHED = 16e6
 _CACHED_ON_A_GPU = 1e9  # not measured
-_FEWEST = 32  # below it the calls themselves take longer than what they do
-_USUAL = 128
+_USUAL = 128  # below it each call does too little: ResNet-20, whose 128 hold 50 MB, is slower with fewer and with more
+_HELD = 512e6  # but so many examples must not hold more than this
 
 
 def examples_at_once(loss_on: Callable[[Any], Tensor], batch: Any, count: int, flat: Tensor) -> int:
@@ -35,7 +35,7 @@ def examples_at_once(loss_on: Callable[[Any], Tensor], batch: Any, count: int, f
     except RuntimeError:  # a network that does not let its graph be watched
         return _USUAL
     cached = _CACHED if flat.device.type == "cpu" else _CACHED_ON_A_GPU
-    return max(_FEWEST, int(cached / max(per_example, 1.0)))
+    return max(1, int(max(cached, min(_USUAL * per_example, _HELD)) / max(per_example, 1.0)))
 
 
 def saved_bytes(build: Callable[[], object], shared: Iterable[Tensor]) -> int:
