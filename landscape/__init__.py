@@ -17,7 +17,7 @@ from landscape.directions import (
     trajectory_plane,
 )
 from landscape.eigenvalues import eigenpairs
-from landscape.local_entropy import local_entropy
+from landscape.local_entropy import local_entropy, local_entropy_along, radii_of_interest
 from landscape.matching import match_weights
 from landscape.objective import ModelObjective, Objective
 from landscape.operators import Dense, GaussNewton, Hessian, LinearOperator, Residual
@@ -53,11 +53,13 @@ __all__ = [
     "line_band",
     "load_checkpoint",
     "local_entropy",
+    "local_entropy_along",
     "match_weights",
     "path",
     "plane",
     "plane_through",
     "project_onto_plane",
+    "radii_of_interest",
     "random_direction",
     "sharpest_ascent",
     "spectral_density",

@@ -46,9 +46,24 @@ def test_a_density_at_hand_is_used():
     f, x = _quadratic([4.0, 1.0, 0.1])
     density = spectral_density(f.hessian, steps=3, probes=5, generator=seeded(0))
     found = local_entropy(f, x, gamma=1.0, density=density)
-    again = local_entropy(f, x, gamma=1.0, steps=3, probes=5, generator=seeded(0))
+    again = local_entropy(f, x, gamma=1.0, pairs=0, steps=3, probes=5, generator=seeded(0))
     assert found.value == pytest.approx(again.value, rel=1e-12)
     assert again.cost.products - found.cost.products == density.cost.products
+
+
+def test_laplace_counts_the_top_eigenpairs_exactly():
+    """Of 3 sharp directions among 37 flat ones, nearly all of log det's spread over probes is that of the sharp."""
+    f = Quadratic(symmetric(np.r_[300.0, 80.0, 20.0, np.linspace(0.1, 0.2, 37)]), torch.ones(40, dtype=DOUBLE))
+    x = torch.zeros(40, dtype=DOUBLE)
+    bare, deflated, exact = (
+        local_entropy(f, x, gamma=1.0, beta=2.0, pairs=pairs, generator=seeded(0)) for pairs in (0, 3, 40)
+    )
+    truth = f.local_entropy(x, 1.0, 2.0)
+    assert deflated.stderr < bare.stderr / 20
+    for found in (bare, deflated):
+        assert abs(found.value - truth) < 4 * found.stderr
+    assert exact.value == pytest.approx(truth, rel=1e-6)  # the eigenpairs' tolerance, squared
+    assert deflated.cost.products > 0
 
 
 def test_laplace_is_refused_where_the_gaussian_does_not_exist():
@@ -174,8 +189,8 @@ def test_one_radius_gives_scalars_and_several_an_axis(method):
 def test_bad_input_is_named():
     f, x = _quadratic([1.0, 2.0])
     for options, message in (
-        ({}, "exactly one"),
-        ({"radius": 0.1, "gamma": 1.0}, "exactly one"),
+        ({"radius": 0.1, "gamma": 1.0}, "one of them, or none"),
+        ({"radius": np.inf}, r"radius=inf"),
         ({"radius": 0.0}, r"radius=0\.0"),
         ({"gamma": [1.0, -1.0]}, r"gamma=\[1\.0, -1\.0\]"),
         ({"radius": 0.1, "beta": 0.0}, r"beta=0\.0"),

@@ -1,13 +1,16 @@
 """The tempered path against closed forms and quadrature."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from scipy.integrate import dblquad, quad
 
 from landscape import local_entropy
+from landscape.local_entropy.ladder import find_ladder
 from landscape.local_entropy.moves import move
-from landscape.local_entropy.path import climb, error_of_mean, find_ladder
+from landscape.local_entropy.path import climb, error_of_mean
 from landscape.local_entropy.potential import Potential
 from tests.problems import DOUBLE, LogisticRegression, Quadratic, seeded
 
@@ -104,8 +107,12 @@ def test_the_bracket_holds_the_truth_on_quadratics(n, indefinite):
     assert (abs(found.value - exact) < 4 * found.stderr).all()
     assert (abs(found.thermodynamic - exact) < 4 * found.thermodynamic_stderr).all()
     assert (found.lower < found.upper).all()
-    # Jensen, at both ends of the path
-    assert (-beta * found.mean_loss < exact + 4 * beta * found.mean_loss_stderr).all()
+    # Jensen at one end of the path, Gibbs at the other
+    below, above = found.jensen_bracket
+    assert (below < exact + 4 * beta * found.mean_loss_stderr).all()
+    assert (exact < above + 0.1).all()  # its error is not told; it is above by 0.2 or more
+    low, high = found.interval(0.9999)
+    assert ((low < exact) & (exact < high)).all()
     assert found.virial == pytest.approx([1, 1], abs=0.15)  # the spread over 128 particles of 10 coordinates is 0.04
     assert found.cost.gradients <= 40_000
 
@@ -174,10 +181,12 @@ def test_the_truth_by_quadrature(f, x, radius, beta):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("f", [_DoubleWell(), _quadratic(3)], ids=["double well", "quadratic"])
-def test_intervals_of_two_errors_cover_as_often_as_they_say(f):
+@pytest.mark.parametrize(
+    "f", [_DoubleWell(), _quadratic(3), LogisticRegression(size=2)], ids=["double well", "quadratic", "logistic"]
+)
+def test_intervals_cover_as_often_as_they_say(f):
     x, radius, beta = torch.zeros(f.size, dtype=DOUBLE) + 0.5, 0.5, 20.0
-    exact = f.local_entropy(x, 1 / (beta * radius**2), beta) if f.size > 1 else _by_quadrature(f, x, radius, beta)
+    exact = f.local_entropy(x, 1 / (beta * radius**2), beta) if f.size == 3 else _by_quadrature(f, x, radius, beta)
     runs = [
         local_entropy(
             f,
@@ -193,9 +202,12 @@ def test_intervals_of_two_errors_cover_as_often_as_they_say(f):
         )
         for seed in range(60)
     ]
-    covered = np.mean([abs(run.value - exact) < 2.36 * run.stderr for run in runs])  # Student's t of 7, 95 %
+    intervals = [run.interval(0.95) for run in runs]
     # of 60 draws at 95 %, fewer than 51 cover once in 1,000 times
-    assert covered >= 51 / 60
+    assert sum(low <= exact <= high for low, high in intervals) >= 51
+    # nor are they wider than need be: at 50 %, more than 43 cover once in 2,000 times
+    halves = [run.interval(0.5) for run in runs]
+    assert 17 <= sum(low <= exact <= high for low, high in halves) <= 43
 
 
 def test_a_loss_that_is_not_finite_has_no_density():
@@ -210,7 +222,39 @@ def test_a_loss_that_is_not_finite_has_no_density():
         f, x, radius=1.0, beta=3.0, method="tempered", pairs=0, chains=32, moves=8, tol=0.3, generator=seeded(0)
     )
     assert abs(found.value - exact) < 4 * found.stderr
+    assert found.lower < exact < found.upper
+    assert found.upper - found.lower < 0.5 * abs(exact)
+    assert abs(found.thermodynamic - exact) < 4 * found.thermodynamic_stderr
+    assert found.mean_loss == np.inf
+    assert np.isfinite(found.rung_psi).all()
     assert "zero density" in found.note
+
+
+@pytest.mark.parametrize("spread", [10.0, 1e4])
+def test_a_rung_goes_only_as_far_as_the_particles_bear(spread):
+    """However far psi spreads over the ball; the first rungs of the largest spread are of 1e-5."""
+    f = Quadratic(torch.diag(torch.full((8,), spread, dtype=DOUBLE)), torch.zeros(8, dtype=DOUBLE))
+    options = {"pairs": 0, "populations": 4, "moves": 16, "tol": 1.0, "generator": seeded(0)}
+    found = local_entropy(f, torch.zeros(8, dtype=DOUBLE), radius=1.0, beta=1.0, method="tempered", **options)
+    assert np.nanmin(found.rung_effective) > 0.6  # 0.8 by the pilot's particles, of which there are 64
+    assert found.lower <= f.local_entropy(torch.zeros(8, dtype=DOUBLE), 1.0, 1.0) <= found.upper
+
+
+def test_the_bracket_is_as_narrow_as_tol_or_the_budget_that_it_takes_is_told():
+    f, x = _quadratic(10), torch.zeros(10, dtype=DOUBLE)
+    options = {"radius": 0.7, "beta": 20.0, "method": "tempered", "pairs": 0, "moves": 8, "generator": seeded(0)}
+    wide = local_entropy(f, x, **options, tol=0.05, budget=5_000)
+    assert not wide.within_tol
+    told = re.search(r"bracket is [\d.]+ % of \|F~\| wide, .* a budget of about (\d+)", wide.note)
+    assert told
+    asked = int(told[1])
+    assert asked > 5_000
+    narrow = local_entropy(f, x, **options, tol=0.05, budget=3 * asked)
+    assert narrow.within_tol
+    assert narrow.upper - narrow.lower <= 0.05 * abs(narrow.value)
+    assert "budget" not in narrow.note
+    exact = f.local_entropy(x, 1 / (20.0 * 0.7**2), 20.0)
+    assert narrow.lower <= exact <= narrow.upper
 
 
 def test_a_ball_without_a_finite_loss_is_refused():

@@ -42,8 +42,7 @@ from torch import Tensor
 from landscape.eigenvalues import eigenpairs
 from landscape.local_entropy.laplace import laplace
 from landscape.local_entropy.monte_carlo import monte_carlo
-from landscape.local_entropy.path import BudgetError, Tempered, follow
-from landscape.local_entropy.potential import Potential
+from landscape.local_entropy.radii import radii_of_interest
 from landscape.local_entropy.stochastic import stochastic
 from landscape.local_entropy.tempered import tempered
 from landscape.objective import ModelObjective, Objective
@@ -52,7 +51,6 @@ from landscape.parameters import check_vector
 from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new
 from landscape.results import Cost, Eigenpairs, LocalEntropy, SpectralDensity
-from landscape.spectrum import spectral_density
 
 __all__ = ["local_entropy"]
 
@@ -100,15 +98,15 @@ def local_entropy(  # type: ignore[misc]  # the overloads do not list the option
     Args:
         objective: f.
         theta: where, shape (n,).
-        radius: 1/sqrt(beta gamma), in units of the weights; a number or several. Give this or ``gamma``. Of interest
-            are those at which the excess free energy is between about 0.001 and 1.
+        radius: 1/sqrt(beta gamma), in units of the weights; a number or several. Default, where there is no ``gamma``
+            either: ``radii_of_interest``, over which the mean loss rises by 0.001 to 1.
         gamma: the stiffness, in units of f / weight^2.
         beta: inverse temperature. Default: the number of examples where the objective has one (f is
             then a mean log-likelihood, beta f the log-likelihood), else 1.
         method: ``"laplace"``, ``"monte_carlo"``, ``"tempered"``, or ``"sgld"`` (biased); ``"all"``: the first three.
         pairs: the largest eigenpairs of the Hessian at theta, or how many the tempered path is to find. It begins at
             the Gaussian that the loss' parabola makes of q along them, which is nearer to its end and mixes faster; 0:
-            at q. Laplace counts them exactly if given.
+            at q. Laplace counts them exactly, unless it is given a density.
         samples: draws of q, for Monte Carlo; the same normal vectors serve all radii.
         steps: Lanczos steps, for Laplace.
         probes: probes of the log-determinant, for Laplace.
@@ -117,20 +115,20 @@ def local_entropy(  # type: ignore[misc]  # the overloads do not list the option
         chains: of each population; SGLD has one in each.
         moves: of each chain on each rung that the pilot finds; for SGLD on each of its 17.
         tol: width of the tempered bracket asked for, relative to |F~|.
-        budget: gradients at most for each radius of the tempered path. Of a sweep, radii for which it does not last are
-            NaN; for a single one that is an error.
+        budget: gradients at most for each radius of the tempered path, beside the products that find the pairs. Of a
+            sweep, radii for which it does not last are NaN; for a single one that is an error.
         parts: of the data, for SGLD: a move takes the gradient of one.
         generator: of the draws or probes. Default: seeded by the operating system.
         progress: called as ``progress(iterable, description)``; ``tqdm.tqdm`` fits.
 
     Returns:
-        LocalEntropy, whose arrays have the shape of ``radius`` (or ``gamma``). ``note`` says where and
-        why ``reliable`` is False. For ``"all"`` one by each method's name.
+        LocalEntropy, whose arrays have the shape of ``radius`` (or ``gamma``). ``note`` says where and why ``reliable``
+        is False, and what it would take to reach ``tol``. For ``"all"`` one by each method's name.
 
     Raises:
-        ValueError: neither or both of radius and gamma; one of radius, gamma, beta, samples not positive; an unknown
-            method; a loss that is not finite at theta, or not the same twice; a budget too small for a ladder; SGLD for
-            an objective whose data cannot be parted.
+        ValueError: both radius and gamma; one of radius, gamma, beta, samples not positive; an unknown method; a loss
+            that is not finite at theta, or not the same twice; a budget too small for a ladder; SGLD for an objective
+            whose data cannot be parted; no radius given and none of interest.
 
     Example:
         For f(x) = x^2/2 at x = 0, F~ = -1/2 log(1 + 1/gamma):
@@ -144,109 +142,78 @@ def local_entropy(  # type: ignore[misc]  # the overloads do not list the option
         >>> round(float(f.value), 4), -0.3466  # -1/2 log 2
         (-0.3466, -0.3466)
     """
-    generator = generator_or_new(generator)
-    if method == "all":
-        options = {name: value for name, value in locals().items() if name not in ("objective", "theta", "method")}
-        state = generator.get_state()
-        results: dict[str, LocalEntropy] = {}
-        for each in _ALL:  # from the same seed, as if it were asked for alone
-            generator.set_state(state)
-            results[each] = local_entropy(objective, theta, method=each, **options)
-        return results
-    start = time.perf_counter()
-    if (radius is None) == (gamma is None):
-        raise ValueError(f"radius={radius} and gamma={gamma}: give exactly one of them")
+    methods: tuple[Any, ...] = _ALL if method == "all" else (method,)
+    if not set(methods) <= {*_ALL, "sgld"}:
+        raise ValueError(f"method={method!r}: give 'laplace', 'monte_carlo', 'tempered', 'sgld' or 'all'")
+    if radius is not None and gamma is not None:
+        raise ValueError(f"radius={radius} and gamma={gamma}: give one of them, or none")
     if beta is None:
         beta = float(getattr(objective, "examples", 1.0))
     counts = {"samples": samples, "moves": moves, "tol": tol, "budget": budget, "parts": parts}
     for name, given in {"radius": radius, "gamma": gamma, "beta": beta, **counts}.items():
-        if given is not None and not np.all(np.asarray(given) > 0):
+        if given is not None and not np.all((np.asarray(given) > 0) & np.isfinite(given)):
             raise ValueError(f"{name}={given}: give positive numbers")
     if isinstance(pairs, int) and pairs < 0:
         raise ValueError(f"pairs={pairs}: give eigenpairs, or how many to find, 0 or more")
     for name, count in (("populations", populations), ("chains", chains)):
         if count < 2:
             raise ValueError(f"{name}={count}: give at least 2, since their spread is the error")
-    if method not in (*_ALL, "sgld"):
-        raise ValueError(f"method={method!r}: give 'laplace', 'monte_carlo', 'tempered', 'sgld' or 'all'")
     if method == "sgld" and not isinstance(objective, ModelObjective):
         raise ValueError(f"method='sgld' for a {type(objective).__name__}: only a ModelObjective's data can be parted")
     check_vector("theta", theta, objective.size)
     loss = _loss(objective, theta)
 
-    radii = np.asarray(radius if gamma is None else 1 / np.sqrt(beta * np.asarray(gamma)), float)
-    gammas = 1 / (beta * radii**2)
-    products = 0
-    top = pairs if isinstance(pairs, Eigenpairs) else None
-    if method == "tempered" and isinstance(pairs, int) and pairs:
-        top = eigenpairs(Hessian(objective, theta), min(pairs, objective.size), which="largest", generator=generator)
-        products = top.products
-    if method == "laplace":
-        if density is None:
-            density = spectral_density(
-                Hessian(objective, theta),
-                steps=steps,
-                probes=probes,
-                deflate=top,
-                generator=generator,
-                progress=progress,
-            )
-            products += density.cost.products
-        flat = laplace(objective, theta, loss, radii.ravel(), beta, density, steps)
-    elif method == "monte_carlo":
-        flat = monte_carlo(objective, theta, radii.ravel(), beta, samples, generator, progress)
-    elif isinstance(objective, ModelObjective) and method == "sgld":
-        flat = stochastic(
-            objective,
-            theta,
-            radii.ravel(),
-            beta,
-            parts=parts,
-            chains=populations,
-            moves=moves,
-            generator=generator,
-            progress=progress,
-        )
+    if gamma is not None:
+        radii = 1 / np.sqrt(beta * np.asarray(gamma, float))
     else:
-        runs: list[Tempered | BudgetError] = []
-        for one in radii.ravel():
-            try:
-                run = follow(
-                    Potential(objective, theta, float(one), beta, top),
-                    populations=populations,
-                    chains=chains,
-                    moves=moves,
-                    tol=tol,
-                    budget=budget,
-                    generator=generator,
-                    progress=progress,
-                )
-            except BudgetError as spent:
-                if radii.ndim == 0:
-                    raise
-                runs.append(spent)
-            else:
-                runs.append(run)
-        flat = tempered(runs, radii.ravel(), populations, from_q=top is None)
-    note, cost = flat.pop("note"), flat.pop("cost")
-    cost["values"] += 2
-    cost["products"] += products
-    flat = {**_without_path(radii.size), **flat}
-    shift = flat.pop("shift")
-    # (radii, draws) and (radii,) take the shape that was asked for
-    arrays = {name: a.reshape(radii.shape + a.shape[1:])[()] for name, a in flat.items()}
-    return LocalEntropy(
-        **arrays,
-        shift=shift.reshape(*radii.shape, shift.shape[1]),
-        radius=radii[()],
-        gamma=gammas[()],
-        loss=loss,
-        beta=beta,
-        size=objective.size,
-        method=method,
-        note=note,
-        cost=Cost(**cost, seconds=time.perf_counter() - start),
-    )
+        radii = radii_of_interest(objective, theta) if radius is None else np.asarray(radius, float)
+    generator = generator_or_new(generator)
+    before, top, finding = generator.get_state(), pairs if isinstance(pairs, Eigenpairs) else None, Cost()
+    if isinstance(pairs, int) and pairs and ("tempered" in methods or ("laplace" in methods and density is None)):
+        start, count = time.perf_counter(), min(pairs, objective.size)
+        top = eigenpairs(Hessian(objective, theta), count, which="largest", generator=generator)
+        finding = Cost(products=top.products, seconds=time.perf_counter() - start)
+    after = generator.get_state()
+
+    def estimate(method: Method) -> dict[str, Any]:
+        where = (theta, radii.ravel(), beta)
+        random: dict[str, Any] = {"generator": generator, "progress": progress}
+        if method == "laplace":
+            return laplace(objective, *where, loss, density, deflate=top, steps=steps, probes=probes, **random)
+        if method == "monte_carlo":
+            return monte_carlo(objective, *where, samples, **random)
+        if method == "sgld" and isinstance(objective, ModelObjective):
+            return stochastic(objective, *where, parts=parts, chains=populations, moves=moves, **random)
+        random |= {"populations": populations, "chains": chains, "moves": moves, "tol": tol, "budget": budget}
+        return tempered(objective, *where, top, sweep=radii.ndim > 0, **random)
+
+    results: dict[str, LocalEntropy] = {}
+    for each in methods:
+        # as if each were asked for alone
+        generator.set_state(before if each == "monte_carlo" else after)
+        start = time.perf_counter()
+        fields = {**_without_path(radii.size), **estimate(each)}
+        seconds = time.perf_counter() - start
+        note, cost = fields.pop("note"), fields.pop("cost")
+        cost["values"] += 2
+        if each == "tempered" or (each == "laplace" and density is None):
+            cost["products"] += finding.products
+            seconds += finding.seconds
+        # (radii, draws) and (radii,) take the shape that was asked for
+        shaped: dict[str, Any] = {name: a.reshape(radii.shape + a.shape[1:]) for name, a in fields.items()}
+        arrays: dict[str, Any] = {name: a if isinstance(a, Tensor) else a[()] for name, a in shaped.items()}
+        results[each] = LocalEntropy(
+            **arrays,
+            radius=radii[()],
+            gamma=(1 / (beta * radii**2))[()],
+            loss=loss,
+            beta=beta,
+            size=objective.size,
+            method=each,
+            note=note,
+            cost=Cost(**cost, seconds=seconds),
+        )
+    return results if method == "all" else results[method]
 
 
 def _loss(objective: Objective, theta: Tensor) -> float:
@@ -270,16 +237,19 @@ def _without_path(radii: int) -> dict[str, Any]:
         "thermodynamic",
         "thermodynamic_stderr",
         "virial",
+        "virial_stderr",
         "shift_stderr",
         "r_hat",
         "autocorrelation",
         "drift",
         "drift_stderr",
         "step_bias",
+        "step_bias_stderr",
     )
     rungs = ("ladder", "rung_loss", "rung_psi", "rung_acceptance", "rung_effective")
     return {
         **dict.fromkeys(names, np.full(radii, np.nan)),
         **dict.fromkeys(rungs, np.zeros((radii, 0))),
+        "within_tol": np.zeros(radii, bool),
         "shift": torch.zeros(radii, 0),
     }

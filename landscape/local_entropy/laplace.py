@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Generator, Tensor
 
 from landscape.objective import Objective
 from landscape.operators import Hessian
-from landscape.results import SpectralDensity, standard_error
-from landscape.spectrum import quadrature
+from landscape.progress import Progress
+from landscape.results import Eigenpairs, SpectralDensity, standard_error
+from landscape.spectrum import quadrature, spectral_density
 
 __all__ = ["laplace"]
 
@@ -19,23 +21,54 @@ __all__ = ["laplace"]
 def laplace(
     objective: Objective,
     theta: Tensor,
-    loss: float,
     radii: np.ndarray,
     beta: float,
-    density: SpectralDensity,
+    loss: float,
+    density: SpectralDensity | None,
+    *,
+    deflate: Eigenpairs | None,
     steps: int,
+    probes: int,
+    generator: Generator,
+    progress: Progress,
 ) -> dict[str, Any]:
-    """The fields of a LocalEntropy that differ by method, at each radius; ``density`` is that of H at theta."""
-    products = 0
+    """The fields of a LocalEntropy that differ by method, at each radius.
+
+    Args:
+        objective: f.
+        theta: x, shape (n,).
+        radii: r.
+        beta: inverse temperature.
+        loss: f(x).
+        density: of H at theta. None: it is estimated with the other arguments, as ``spectral_density`` takes them.
+        deflate: eigenpairs to count exactly; where they are all that there are, one fewer.
+        steps: of Lanczos, for the density and for the gradient's term.
+        probes: of the density.
+        generator: of the probes.
+        progress: as ever.
+    """
     gradient = objective.gradient(theta)
     if not bool(gradient.isfinite().all()):
-        raise ValueError("the gradient at theta is not finite: Laplace needs one that is")
+        raise ValueError("the gradient at theta is not finite, so f has no parabola there: give another theta")
+    products = 0
+    if density is None:
+        if deflate is not None and deflate.converged.sum() == objective.size:
+            deflate = replace(deflate, converged=deflate.converged & (np.arange(len(deflate.values)) > 0))
+        density = spectral_density(
+            Hessian(objective, theta),
+            steps=steps,
+            probes=probes,
+            deflate=deflate,
+            generator=generator,
+            progress=progress,
+        )
+        products = density.cost.products
     square = float(gradient.double().square().sum())
     lowest = density.atoms()[0][0]
     nodes, weights = np.ones(1), np.zeros(1)
     if square > 0:
         nodes, weights, done = quadrature(Hessian(objective, theta), gradient, steps)
-        products = done
+        products += done
         lowest = min(lowest, nodes.min())
 
     gammas = 1 / (beta * radii**2)

@@ -10,46 +10,38 @@ resampled, and moved by a kernel that leaves pi_{s_{k+1}} invariant (Del Moral, 
 resampled, and each begins a chain whose every point becomes a particle of the next rung (waste-free; Dau & Chopin
 2022): at the same price the chains are longer, and the measure is reached where short ones lag behind. The product
 over rungs of the mean weights is an unbiased estimate of exp F~. <psi>_s falls with s, so its left and right Riemann
-sums bracket F~.
+sums bracket F~. Where psi is infinite on some of the ball, pi_s is that of the rest for all s > 0, and the logarithm of
+the share P that the rest has of N(0, I) is added to the sums: F~ = log Z_b + log P - integral of <psi>_s.
 
-A pilot population finds the ladder, each rung as far as the effective sample size stays above a share of the particles,
-and a step h of the moves for each rung; both then are fixed, since adapting them would bias the estimate. Independent
-populations run on that ladder, refined as far as the tolerance asks and the budget lets: their spread is the error. At
-s = 1 their chains go on for a while, for what is told of the Gibbs measure itself.
+A pilot finds the ladder (``landscape.local_entropy.ladder``). Independent populations run on it, refined as far as the
+tolerance asks and the budget lets: their spread is the error. Where their bracket is too wide after all, they run
+again, on finer rungs or with more moves, whichever of both is lacking. At s = 1 their chains go on for a while, for
+what is told of the Gibbs measure itself.
 """
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from scipy.special import logsumexp
 from torch import Generator, Tensor
 
+from landscape.local_entropy.ladder import BudgetError, effective_share, find_ladder
 from landscape.local_entropy.moves import move, resampled
 from landscape.local_entropy.potential import Particles, Potential
 from landscape.progress import Progress
+from landscape.results import standard_error
 
-__all__ = ["BudgetError", "Climb", "Pilot", "Tempered", "climb", "error_of_mean", "find_ladder", "follow"]
+__all__ = ["Climb", "Tempered", "climb", "error_of_mean", "follow"]
 
-_EFFECTIVE = 0.8  # of the particles, at each step of the pilot's ladder
-_ACCEPTANCE = 0.6  # near the optimum of Langevin proposals, 0.574 (Roberts & Rosenthal 1998)
-_MOST_RUNGS = 500
 _LONGER = 2  # the chains at s = 1, in those of a rung
-
-
-class BudgetError(ValueError):
-    """The budget does not last for a ladder and the populations.
-
-    Attributes:
-        gradients: that were spent.
-    """
-
-    def __init__(self, message: str, gradients: int) -> None:
-        super().__init__(message)
-        self.gradients = gradients
+_ERRORS = 2.0  # standard errors that widen the bracket
+# of the tolerance, what the sums may be apart at first, since the pilot's guess is rough and errors come on top
+_GUESSED = 0.7
+_APART, _NOISE = 0.5, 0.4  # and the second time, when both are known
 
 
 @dataclass(frozen=True)
@@ -57,6 +49,7 @@ class Climb:
     """What one population found on its way from s = 0 to s = 1."""
 
     log_mean: float  # log of the estimate of E exp(-psi)
+    finite: float  # the share of N(0, I) on which psi is finite; what follows is of that part
     psi: np.ndarray  # (R + 1,), mean at each rung
     variance: np.ndarray  # (R + 1,), of psi
     loss: np.ndarray  # (R + 1,), mean of f
@@ -76,37 +69,49 @@ class Tempered:
     log_normaliser: float
     shift: Tensor  # (n,), <x'> - x
     shift_stderr: float  # root of the expected squared length of its error
+    ball: np.ndarray  # means of f over q, one of each population, or its values at draws of q
+    values: int  # losses and gradients that were spent
     gradients: int
     not_finite: int
+    wanted: int = 0  # gradients that the tolerance asks for, beyond the budget; 0 where it is met
 
     def log_means(self) -> np.ndarray:
         """F~ of each population, (K,)."""
         return self.log_normaliser + np.array([climb.log_mean for climb in self.climbs])
 
+    def value(self) -> float:
+        """F~."""
+        return float(logsumexp(self.log_means()) - np.log(len(self.climbs)))
+
     def riemann(self) -> tuple[np.ndarray, np.ndarray]:
         """The sums that F~ lies between, of each population, (K,) both."""
         ds = np.diff(self.s)
         psi = np.stack([climb.psi for climb in self.climbs])
-        low, high = -(ds * psi[:, :-1]).sum(axis=1), -(ds * psi[:, 1:]).sum(axis=1)
-        return self.log_normaliser + low, self.log_normaliser + high
+        with np.errstate(divide="ignore"):  # none of a population's draws was finite
+            known = self.log_normaliser + np.log([climb.finite for climb in self.climbs])
+        return known - (ds * psi[:, :-1]).sum(axis=1), known - (ds * psi[:, 1:]).sum(axis=1)
+
+    def bracket(self) -> tuple[float, float]:
+        """Between which F~ lies, the errors of both sums included."""
+        low, high = self.riemann()
+        return (
+            float(low.mean() - _ERRORS * standard_error(low)),
+            float(high.mean() + _ERRORS * standard_error(high)),
+        )
 
     def thermodynamic(self) -> np.ndarray:
         """F~ by the trapezoidal rule corrected by the slope d<psi>/ds = -var psi (Friel, Hurn & Wyse 2014), (K,)."""
-        ds = np.diff(self.s)
         low, high = self.riemann()
-        # pooled over populations: the variance of few particles is noisy
-        variance = np.stack([climb.variance for climb in self.climbs]).mean(axis=0)
-        return (low + high) / 2 - (ds**2 / 12 * np.diff(variance)).sum()
+        variance = np.stack([climb.variance for climb in self.climbs])
+        return (low + high) / 2 - (np.diff(self.s) ** 2 / 12 * np.diff(variance)).sum(axis=1)
 
 
-@dataclass(frozen=True)
-class Pilot:
-    """A ladder, and roughly what is found on it."""
+class _Plan(NamedTuple):
+    """How the populations climb."""
 
-    s: np.ndarray  # (R + 1,)
-    steps: np.ndarray  # (R,)
-    width: float  # of the bracket
-    value: float  # F~
+    finer: int  # parts of each of the pilot's rungs
+    fewer: int  # moves on each part
+    moves: int  # draws of each chain at s = 0, and half of those at s = 1
 
 
 def follow(
@@ -136,40 +141,76 @@ def follow(
         BudgetError: the budget does not last for a ladder and the populations.
         ValueError: no draw has a finite loss.
     """
-    pilot = find_ladder(potential, chains, moves, budget // 4, generator)
-    rungs, left = len(pilot.s) - 1, budget - potential.gradients
+    pilot = find_ladder(potential, chains, moves, budget, generator)
+    rungs = len(pilot.s) - 1
 
-    def cost(finer: int, fewer: int) -> int:
-        return populations * chains * (moves + rungs * finer * fewer + _LONGER * moves)
+    def cost(plan: _Plan) -> int:
+        return populations * chains * (plan.moves + rungs * plan.finer * plan.fewer + _LONGER * plan.moves)
 
-    finer, fewer = 1, moves
-    while True:  # the finest ladder that the tolerance asks for and the budget lets
-        more = finer + 1
-        shared = max(1, round(moves / more))
-        if pilot.width / finer <= 0.7 * tol * abs(pilot.value) or cost(more, shared) > left:
-            break
-        finer, fewer = more, shared
-    if cost(finer, fewer) > left:
+    plan = _Plan(1, moves, moves)
+    if cost(plan) > budget - potential.gradients:
         raise BudgetError(
             f"budget={budget}: a ladder of {rungs} rungs with {populations} populations of {chains} chains and {moves} "
-            f"moves takes {potential.gradients} gradients to find and {cost(1, moves)} to climb: give as many",
+            f"moves takes {potential.gradients} gradients to find and {cost(plan)} to climb: give as many",
             potential.gradients,
         )
-    s, steps = _refined(pilot, finer)
+    while pilot.width / plan.finer > _GUESSED * tol * abs(pilot.value):
+        more = _Plan(plan.finer + 1, max(1, round(moves / (plan.finer + 1))), moves)
+        if cost(more) > budget - potential.gradients:
+            break
+        plan = more
+    while True:
+        found = _run(potential, *pilot.refined(plan.finer), plan, populations, chains, generator, progress)
+        better = _better(found, plan, tol)
+        if better is None:
+            return found
+        if cost(better) > budget - potential.gradients:
+            return replace(found, wanted=potential.gradients + cost(better))
+        plan = better
+
+
+def _run(
+    potential: Potential,
+    s: np.ndarray,
+    steps: np.ndarray,
+    plan: _Plan,
+    populations: int,
+    chains: int,
+    generator: Generator,
+    progress: Progress,
+) -> Tempered:
     climbs = [
-        climb(potential, s, steps, chains, moves, fewer, generator)
+        climb(potential, s, steps, chains, plan.moves, plan.fewer, generator)
         for _ in progress(range(populations), f"tempered, radius {potential.radius:.3g}")
     ]
     shifts = potential.displacement(torch.stack([c.y for c in climbs]))
+    if potential.from_q:
+        ball = np.array([c.loss[0] if c.finite == 1 else np.inf for c in climbs])
+    else:
+        ball = potential.ball(populations * chains, generator)
     return Tempered(
         s=s,
         climbs=climbs,
         log_normaliser=potential.log_normaliser,
         shift=shifts.mean(dim=0),
         shift_stderr=error_of_mean(shifts),
+        ball=ball,
+        values=potential.values,
         gradients=potential.gradients,
         not_finite=potential.not_finite,
     )
+
+
+def _better(found: Tempered, plan: _Plan, tol: float) -> _Plan | None:
+    """What it would take to reach the tolerance, or None where it is reached or nobody can tell."""
+    (low, high), (lower, upper) = found.riemann(), found.bracket()
+    asked, apart = tol * abs(found.value()), float((high - low).mean())
+    noise = upper - lower - apart
+    if not (np.isfinite(noise) and asked > 0) or upper - lower <= asked:
+        return None
+    finer = int(np.ceil(plan.finer * max(1.0, apart / (_APART * asked))))
+    more = max(1.0, (noise / (_NOISE * asked)) ** 2)
+    return _Plan(finer, max(1, round(plan.finer * plan.fewer * more / finer)), int(np.ceil(plan.moves * more)))
 
 
 def error_of_mean(vectors: Tensor) -> float:
@@ -177,90 +218,45 @@ def error_of_mean(vectors: Tensor) -> float:
     return float((vectors.var(dim=0).sum() / len(vectors)).sqrt())
 
 
-def find_ladder(potential: Potential, chains: int, moves: int, budget: int, generator: Generator) -> Pilot:
-    """Each rung as far as the effective sample size allows, and a step for the moves on each rung."""
-    at = potential.draw(chains * moves, generator)
-    if not np.isfinite(at.psi).any():
-        raise ValueError(f"no draw at radius={potential.radius:.3g} has a finite loss: give a smaller radius")
-    s, steps, means, log_mean, h = [0.0], [], [at.psi.mean()], potential.log_normaliser, 1.0
-    while s[-1] < 1:
-        ds = _next(at.psi, 1 - s[-1])
-        log_weights = -ds * at.psi
-        log_mean += logsumexp(log_weights) - np.log(len(at))
-        s.append(s[-1] + ds)
-        chain = [resampled(at, log_weights, chains, generator)]
-        for _ in range(moves):
-            after, accepted = move(potential, chain[-1], s[-1], h, generator)
-            h = min(2.0, h * float(np.exp(accepted - _ACCEPTANCE)))
-            chain.append(after)
-        at = Particles.together(chain[1:])
-        steps.append(h)
-        means.append(at.psi.mean())
-        if potential.gradients > budget and s[-1] < 1:
-            raise BudgetError(
-                f"a quarter of the budget, {budget} gradients, did not last to find a ladder: it reached "
-                f"s = {s[-1]:.2g}. Give a larger budget, or a smaller radius",
-                potential.gradients,
-            )
-    s[-1] = 1.0
-    psi = np.minimum.accumulate(means)  # it falls; the pilot's is noisy
-    return Pilot(np.array(s), np.array(steps), float(-(np.diff(s) * np.diff(psi)).sum()), float(log_mean))
-
-
-def _next(psi: np.ndarray, furthest: float) -> float:
-    """The step ds at which the effective sample size falls to its share, or ``furthest``."""
-    target = _EFFECTIVE * np.isfinite(psi).mean()
-    if _effective(-furthest * psi) >= target:
-        return furthest
-    low, high = 0.0, furthest
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _effective(-middle * psi) >= target else (low, middle)
-    return max(low, furthest / _MOST_RUNGS)
-
-
-def _effective(log_weights: np.ndarray) -> float:
-    """(sum w)^2 / sum w^2, as a share of their number."""
-    return float(np.exp(2 * logsumexp(log_weights) - logsumexp(2 * log_weights))) / len(log_weights)
-
-
-def _refined(pilot: Pilot, finer: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each rung of the pilot's ladder cut in ``finer`` equal ones, with its step."""
-    parts = np.arange(1, finer + 1) / finer
-    s = np.concatenate([[0.0], *(low + (high - low) * parts for low, high in itertools.pairwise(pilot.s))])
-    s[-1] = 1.0
-    return s, np.repeat(pilot.steps, finer)
-
-
 def climb(
     potential: Potential, s: np.ndarray, steps: np.ndarray, chains: int, moves: int, fewer: int, generator: Generator
 ) -> Climb:
     """Carry one population up the ladder, with ``fewer`` moves a rung, and let it go on at s = 1."""
     at = potential.draw(chains * moves, generator)
-    log_mean, rungs = 0.0, [at]
+    finite = np.isfinite(at.psi)
+    log_mean, psis, losses = 0.0, [at.psi[finite]], [at.loss[finite]]
     acceptance, effective = [], []
-    chain: list[Particles] = []
     for low, high, h in zip(s, s[1:], steps, strict=False):
         log_weights = -(high - low) * at.psi
         log_mean += float(logsumexp(log_weights) - np.log(len(at)))
-        effective.append(_effective(log_weights))
+        effective.append(effective_share(log_weights))
         chain, rate = _chain(potential, resampled(at, log_weights, chains, generator), high, h, fewer, generator)
         at = Particles.together(chain)
-        rungs.append(Particles(at.y[:0], at.psi, at.slope[:0], at.loss))  # the points of old rungs take memory
+        psis.append(at.psi)
+        losses.append(at.loss)
         acceptance.append(rate)
-    chain, _ = _chain(potential, chain[-1], 1.0, steps[-1], _LONGER * moves, generator)
-    end = Particles.together(chain)
-    rungs[-1] = Particles.together([Particles(end.y[:0], end.psi, end.slope[:0], end.loss), rungs[-1]])
+    # only sums of the points at s = 1 are kept, which may be many
+    last, y, virial, ends, end_losses = chain[-1], torch.zeros_like(at.y[0]), 0.0, [], []
+    longer = _LONGER * moves
+    for _ in range(longer):
+        last, _ = move(potential, last, 1.0, steps[-1], generator)
+        y += last.y.mean(dim=0) / longer
+        virial += float((last.y * (last.y + last.slope)).sum(dim=1).mean()) / longer
+        ends.append(last.psi)
+        end_losses.append(last.loss)
+    psis[-1] = np.concatenate([psis[-1], *ends])
+    losses[-1] = np.concatenate([losses[-1], *end_losses])
     return Climb(
         log_mean=log_mean,
-        psi=np.array([rung.psi.mean() for rung in rungs]),
-        variance=np.array([_variance(rung.psi) for rung in rungs]),
-        loss=np.array([rung.loss.mean() for rung in rungs]),
+        finite=float(finite.mean()),
+        psi=np.array([_mean(psi) for psi in psis]),
+        variance=np.array([psi.var(ddof=1) if len(psi) > 1 else np.nan for psi in psis]),
+        loss=np.array([_mean(loss) for loss in losses]),
         effective=np.array(effective),
         acceptance=np.array(acceptance),
-        y=end.y.mean(dim=0),
-        virial=float((end.y * (end.y + end.slope)).sum(dim=1).mean()) / potential.size,
-        chains=np.stack([step.psi for step in chain], axis=1),
+        y=y,
+        virial=virial / potential.size,
+        chains=np.stack(ends, axis=1),
     )
 
 
@@ -276,7 +272,5 @@ def _chain(
     return chain, float(np.mean(rates))
 
 
-def _variance(psi: np.ndarray) -> float:
-    """NaN where psi is not finite somewhere."""
-    with np.errstate(invalid="ignore"):
-        return float(psi.var(ddof=1))
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else np.nan

@@ -6,7 +6,8 @@ In coordinates z with x' = x + r z, r = 1/sqrt(beta gamma), the reference q is N
 
 The path may begin at q itself, or nearer to its end: at the Gaussian b that q and the loss' own parabola make along the
 top eigenvectors V of the Hessian, whose eigenvalues lambda > 0 are a = beta r^2 lambda in these coordinates. With
-g = beta r grad f(x),
+g = beta r grad f(x), divided by 1 + min a where it is orthogonal to V: curvatures there may be as large as min a, and
+then lead no further,
 
     Q(z) = phi(0) + g.z + 1/2 z'V a V'z,   b ~ q exp(-Q) = N(m, (I + V a V')^-1),   m = -(I + V a V')^-1 g,
     log Z_b = log E_q exp(-Q) = -phi(0) - 1/2 sum log(1 + a) + 1/2 g'(I + V a V')^-1 g.
@@ -67,8 +68,14 @@ class Potential:
         theta: x, shape (n,).
         radius: r.
         beta: inverse temperature.
-        start: eigenpairs of the Hessian at theta, to begin at b; those that are not positive and converged are left
-            out. None: begin at q.
+        start: the largest eigenpairs of the Hessian at theta, to begin at b; those that are not positive and converged
+            are left out. None, or where none is left: begin at q.
+
+    Attributes:
+        log_normaliser: log Z_b.
+        from_q: whether the path begins at q.
+        values, gradients: of f, spent.
+        not_finite: points at which f or its gradient was not finite.
     """
 
     def __init__(
@@ -76,17 +83,19 @@ class Potential:
     ) -> None:
         self._objective, self._theta, self.radius, self._beta = objective, theta, radius, beta
         self.size, self.dtype, self.device = objective.size, objective.dtype, objective.device
-        self.gradients = 0
-        self.not_finite = 0
-        self.log_normaliser = 0.0  # log Z_b
+        self.values = self.gradients = self.not_finite = 0
+        self.log_normaliser = 0.0
         self._start: _Gaussian | None = None
-        if start is not None:
+        used = None if start is None else torch.from_numpy((start.values > 0) & start.converged)
+        self.from_q = used is None or not bool(used.any())
+        if start is not None and not self.from_q:
             value, slope = objective.value_and_gradient(theta)
             self.gradients += 1
-            used = torch.from_numpy((start.values > 0) & start.converged)
             a = beta * radius**2 * torch.from_numpy(start.values)[used]
-            vectors = start.vectors[:, used].to(slope)
-            self._start = _Gaussian(beta * value, beta * radius * slope, a.to(slope), vectors)
+            v = start.vectors[:, used].to(slope)
+            g = beta * radius * slope
+            along = v @ (v.T @ g)
+            self._start = _Gaussian(beta * value, along + (g - along) / (1 + float(a.min())), a.to(slope), v)
             self.log_normaliser = self._start.log_normaliser()
 
     def __call__(self, y: Tensor) -> Particles:
@@ -105,10 +114,16 @@ class Potential:
     def losses(self, x: Tensor) -> tuple[np.ndarray, Tensor]:
         """f (P,) and its gradient (P, n) at each row of x.
 
-        One after the other: ``torch.func.vmap`` over parameters is slower on a CPU (``benchmarks/slices.py --tried``).
+        One after the other: ``torch.func.vmap`` over parameters is slower on two cores, by the last table of
+        ``benchmarks/local_entropy.py``.
         """
         values, gradients = zip(*(self._objective.value_and_gradient(row) for row in x), strict=True)
         return np.array(values), torch.stack(gradients)
+
+    def ball(self, count: int, generator: torch.Generator) -> np.ndarray:
+        """f at draws of q, (count,)."""
+        self.values += count
+        return np.array([self._objective.value(self._theta + self.radius * z) for z in self.normal(count, generator)])
 
     def draw(self, count: int, generator: torch.Generator) -> Particles:
         """From the beginning of the path, exactly."""

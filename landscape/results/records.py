@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+from scipy.stats import t as student
 
 __all__ = ["Comparison", "Cost", "Eigenpairs", "LocalEntropy", "Measures", "paired_errors", "standard_error"]
 
@@ -31,15 +32,20 @@ class Eigenpairs:
 
     values: Annotated[np.ndarray, "pair"]  # (k,), in the order that `which` names
     vectors: Annotated[torch.Tensor, "weight", "pair"]  # (n, k), unit columns
-    residuals: Annotated[np.ndarray, "pair"]  # (k,), ||H v - lambda v||: an eigenvalue is this near
-    converged: Annotated[np.ndarray, "pair"]  # (k,) bool, residual <= tol * |lambda_max|
+    # (k,), ||H v - lambda v||: an eigenvalue is this near; none is told to be below rounding
+    residuals: Annotated[np.ndarray, "pair"]
+    # (k,) bool, residual <= tol * |lambda_max|, or tol * |lambda| where it was asked relative to each one's own
+    converged: Annotated[np.ndarray, "pair"]
     which: str
     tol: float
     cost: Cost
 
     @property
     def products(self) -> int:
-        """Hessian-vector products spent, the residuals' included."""
+        """Products spent in the search, which gives the residuals too.
+
+        Those that check the operator are not counted: two of one that is not ours, one where a run was resumed.
+        """
         return self.cost.products
 
 
@@ -52,23 +58,27 @@ class LocalEntropy:
 
     value: Annotated[np.ndarray, "radius"]  # F~; NaN where `reliable` is False for want of a meaning
     stderr: Annotated[np.ndarray, "radius"]  # standard error of `value` over probes or samples
-    # what each draw (Laplace: probe) adds, linearised: their mean is `value`, their spread its error;
-    # results drawn with the same seed pair up draw by draw
+    # what each draw (Laplace: probe; tempered: population; SGLD: chain) adds, linearised: their mean is `value`, their
+    # spread its error. Of Laplace and Monte Carlo, results drawn with the same seed pair up draw by draw.
     contributions: Annotated[np.ndarray, "radius", "draw"]
     # bool. Monte Carlo: whether enough draws carry it for its error to be known. Laplace: whether H + gamma I is
-    # positive, so that it exists; how far f is from its parabola it cannot know.
+    # positive as far as the nodes tell, so that it exists; how far f is from its parabola it cannot know. Tempered:
+    # whether its chains keep up and its populations agree. SGLD: never.
     reliable: Annotated[np.ndarray, "radius"]
-    effective_samples: Annotated[np.ndarray, "radius"]  # of the weights exp(-beta f); NaN for Laplace
-    mean_loss: Annotated[np.ndarray, "radius"]  # E f(x') over the ball; NaN for Laplace
+    # Monte Carlo: of the weights exp(-beta f); tempered: how many of the populations carry the mean; NaN otherwise
+    effective_samples: Annotated[np.ndarray, "radius"]
+    mean_loss: Annotated[np.ndarray, "radius"]  # E f(x') over the ball, inf where f is not finite; NaN for Laplace
     mean_loss_stderr: Annotated[np.ndarray, "radius"]
     # What only the path knows (tempered, in part SGLD), NaN or empty otherwise. F~ lies between lower and upper, which
     # are Riemann sums over the ladder with two standard errors added; thermodynamic is another estimate of F~, from the
     # same ladder.
     lower: Annotated[np.ndarray, "radius"]
     upper: Annotated[np.ndarray, "radius"]
+    within_tol: Annotated[np.ndarray, "radius"]  # bool: the bracket is as narrow as was asked for; False without one
     thermodynamic: Annotated[np.ndarray, "radius"]
     thermodynamic_stderr: Annotated[np.ndarray, "radius"]
-    virial: Annotated[np.ndarray, "radius"]  # <z . grad U> / n at s = 1, which is 1 at equilibrium
+    virial: Annotated[np.ndarray, "radius"]  # <y . grad U> / n at s = 1, which is 1 at equilibrium
+    virial_stderr: Annotated[np.ndarray, "radius"]
     shift: Annotated[torch.Tensor, "radius", "weight"]  # <x'> - x at s = 1
     shift_stderr: Annotated[np.ndarray, "radius"]  # root of the expected squared length of its error
     r_hat: Annotated[np.ndarray, "radius"]  # split R-hat of the chains at s = 1: near 1 where each covers the measure
@@ -76,6 +86,7 @@ class LocalEntropy:
     drift: Annotated[np.ndarray, "radius"]  # of psi along the chains at s = 1: below 0 where they lag behind
     drift_stderr: Annotated[np.ndarray, "radius"]
     step_bias: Annotated[np.ndarray, "radius"]  # SGLD alone: `value` less that with twice the step
+    step_bias_stderr: Annotated[np.ndarray, "radius"]
     ladder: Annotated[np.ndarray, "radius", "rung"]  # s, from 0 to 1; NaN beyond a radius' last rung
     rung_loss: Annotated[np.ndarray, "radius", "rung"]  # <f>_s
     # <psi>_s, of which F~ is minus the integral over s, plus a constant; beta <f>_s where the path begins at q
@@ -88,7 +99,7 @@ class LocalEntropy:
     beta: float
     size: int  # n; the typical ||x' - x|| is radius * sqrt(n)
     method: str
-    note: str  # why some radii are not reliable, or ""
+    note: str  # why some radii are not reliable, and what else is amiss, with the remedy; or ""
     cost: Cost
 
     @property
@@ -116,9 +127,28 @@ class LocalEntropy:
         """What the excess lies between, from the tempered path."""
         return -self.upper / self.beta - self.loss, -self.lower / self.beta - self.loss
 
+    def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+        """Confidence interval of F~ by Student's t of as many draws as there are, which may be few."""
+        within = student.ppf((1 + level) / 2, self.contributions.shape[-1] - 1) * self.stderr
+        return self.value - within, self.value + within
+
+    @property
+    def jensen_bracket(self) -> tuple[np.ndarray, np.ndarray]:
+        """-beta E_q f <= F~ <= -beta <f>_1, by Jensen's and Gibbs' inequalities: wide, and free of the ladder."""
+        if self.ladder.shape[-1] == 0:
+            return -self.beta * self.mean_loss, np.full(np.shape(self.value), np.nan)[()]
+        last = np.isfinite(self.ladder).sum(axis=-1, keepdims=True) - 1
+        return -self.beta * self.mean_loss, -self.beta * np.take_along_axis(self.rung_loss, last, axis=-1)[..., 0]
+
     @property
     def gradient(self) -> torch.Tensor:
-        """grad F~ = -beta gamma (x - <x'>), (radii, n) or (n,): what Entropy-SGD follows, from the tempered path."""
+        """grad F~ = -beta gamma (x - <x'>), (radii, n) or (n,): what Entropy-SGD follows.
+
+        Raises:
+            ValueError: the method does not know it.
+        """
+        if self.shift.shape[-1] == 0:
+            raise ValueError(f"the {self.method_name} result does not know the gradient: ask by method='tempered'")
         return torch.as_tensor(self.beta * self.gamma).to(self.shift)[..., None] * self.shift
 
     @property

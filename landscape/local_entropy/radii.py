@@ -1,0 +1,84 @@
+"""Which radii are of interest: those over which the ball begins to cost something, up to where it costs much."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.objective import Objective
+from landscape.randomness import generator_or_new, normal
+
+__all__ = ["radii_of_interest"]
+
+_STEPS = 20  # bisections of a factor: to 1e-6 of it in the logarithm
+
+
+def radii_of_interest(
+    objective: Objective,
+    theta: Tensor,
+    *,
+    count: int = 5,
+    low: float = 1e-3,
+    high: float = 1.0,
+    samples: int = 8,
+    generator: torch.Generator | None = None,
+) -> np.ndarray:
+    """Radii at equal ratios, from where the mean loss over the ball rises by ``low`` to where it rises by ``high``.
+
+    The rise E f(x + r z) - f(x), z ~ N(0, I), is never below the excess free energy (Jensen), whose scale it tells. It
+    is averaged over the same draws at all radii and bisected in log r. Where it does not come to ``high``, as of
+    losses with a ceiling, the largest radius is that at which the ball's ||x' - x|| is ten times ||x||.
+
+    Args:
+        objective: f.
+        theta: x, shape (n,).
+        count: radii, at least 2.
+        low: smallest rise, in units of the loss.
+        high: largest rise.
+        samples: draws of z. Each costs about 60 losses.
+        generator: of z. Default: one of a fixed seed, so that the radii of a checkpoint are always the same.
+
+    Returns:
+        The radii (count,), ascending, in units of the weights.
+
+    Raises:
+        ValueError: count below 2; not 0 < low < high; the loss does not rise by ``low`` within the largest radius.
+
+    Example:
+        A square rises by r^2 times the mean of z^2, so that rises of 0.001 and 1 are a factor 1000^(1/2) apart:
+
+        >>> from landscape import ModelObjective
+        >>> model = torch.nn.Linear(1, 1, bias=False)
+        >>> f = ModelObjective(model, lambda outputs, batch: (outputs**2).mean(), [(torch.ones(1, 1),)])
+        >>> small, large = radii_of_interest(f, torch.zeros(1), count=2)
+        >>> round(float(large / small) ** 2)
+        1000
+    """
+    if count < 2:
+        raise ValueError(f"count={count}: give at least 2")
+    if not 0 < low < high:
+        raise ValueError(f"low={low}, high={high}: give rises of the loss with 0 < low < high")
+    generator = generator_or_new(generator or torch.Generator().manual_seed(0))
+    draws = [normal(objective.size, generator, objective.dtype, objective.device) for _ in range(samples)]
+    loss = objective.value(theta)
+
+    def rise(radius: float) -> float:
+        return float(np.mean([objective.value(theta + radius * z) for z in draws])) - loss
+
+    largest = 10 * max(float(theta.norm()), 1.0) / objective.size**0.5
+    if not rise(largest) > low:  # not below, and not NaN
+        raise ValueError(
+            f"the loss rises by no more than low={low} within a radius of {largest:.3g}: give the radii of interest"
+        )
+
+    def where_it_rises_by(asked: float) -> float:
+        if not rise(largest) > asked:
+            return largest
+        below, above = largest * 1e-8, largest
+        for _ in range(_STEPS):
+            middle = float(np.sqrt(below * above))
+            below, above = (below, middle) if not rise(middle) <= asked else (middle, above)
+        return above
+
+    return np.geomspace(where_it_rises_by(low), where_it_rises_by(high), count)
