@@ -1,4 +1,8 @@
-"""The numbers of a comparison: one per measure and checkpoint, with the paired difference to the first.
+"""The numbers of a comparison: one per measure and checkpoint, with the difference to the first.
+
+Probes and draws of the ball are the same for all checkpoints, so that differences of what they tell have the error of
+paired draws. The tempered path's ladder depends on the checkpoint: its estimates count as independent. Its bracket
+stands beside it, where each bound holds two standard errors of its own.
 
 Which way a measure calls flatter stands beside it. None of these is invariant under the rescaling of ReLU layers
 (Dinh et al. 2017): the same function can have any lambda_max, trace or local entropy. ``landscape.sharpness`` holds
@@ -8,7 +12,7 @@ some that are.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -57,12 +61,7 @@ def measure(
     for name, inside in shares.items():
         rows.append(_sampled(name, "", [d.per_probe(inside) for d in densities]))
     for method in ("laplace", "monte_carlo", "tempered"):
-        entropies: list[LocalEntropy] = [results[f"{name}/{method}"] for name in names]
-        at = int(np.flatnonzero(entropies[0].radius == reference_radius)[0])
-        name = f"excess free energy at radius {reference_radius:g} ({entropies[0].method_name})"
-        # what is not reliable is no number to compare: NaN, which no verdict is drawn from
-        draws = [np.where(e.reliable[at], -e.contributions[at] / e.beta - e.loss, np.nan) for e in entropies]
-        rows.append(_sampled(name, "lower", draws))
+        rows += _free_energy([results[f"{name}/{method}"] for name in names], reference_radius)
     if len(names) > 1:
         barriers = [results[f"{name}/barrier_from_first"] for name in names[1:]]
         heights, errors = [0.0, *(b.height for b in barriers)], [0.0, *(b.stderr for b in barriers)]
@@ -86,7 +85,7 @@ class _Row:
     flatter: str
     values: np.ndarray  # (checkpoints,)
     errors: np.ndarray  # (checkpoints,)
-    draws: np.ndarray | None = None  # (checkpoints, draws) where the value is their mean
+    draws: np.ndarray | None = None  # (checkpoints, draws) where the value is their mean, and they pair up
 
     def paired(self) -> np.ndarray:
         """The error of each difference from the first: over paired draws, else of both together."""
@@ -100,6 +99,25 @@ def _exact(name: str, values: list[float]) -> _Row:
 def _sampled(name: str, flatter: str, draws: Sequence[np.ndarray]) -> _Row:
     stacked = np.stack(draws)
     return _Row(name, flatter, stacked.mean(axis=1), standard_error(stacked), stacked)
+
+
+def _free_energy(entropies: Sequence[LocalEntropy], radius: float) -> Iterator[_Row]:
+    """Its excess, and from the tempered path what it lies between."""
+    first = entropies[0]
+    at = int(np.flatnonzero(first.radius == radius)[0])
+    name = f"excess free energy at radius {radius:g} ({first.method_name})"
+    # what is not reliable is no number to compare: NaN, which no verdict is drawn from
+    draws = [np.where(e.reliable[at], -e.contributions[at] / e.beta - e.loss, np.nan) for e in entropies]
+    row = _sampled(name, "lower", draws)
+    if first.method != "tempered":
+        yield row
+        return
+    yield replace(row, draws=None)
+    # told where the estimate is not reliable too, since populations that differ too much leave the bracket alone; where
+    # the chains lag behind it does not hold, which the record's note says
+    for bound, side in (("at least", 0), ("at most", 1)):
+        ends = np.array([e.excess_bracket[side][at] for e in entropies])
+        yield _Row(f"{name}, {bound}", "", ends, np.full(len(entropies), np.nan))
 
 
 def _of_the_weights(

@@ -7,7 +7,7 @@ from landscape import cli
 from tests.test_problems import OWN
 
 # the defaults suit networks of 1e5 weights, and take a minute
-QUICK = [f"--{option}" for option in ("eigenvalues=3", "steps=10", "probes=3", "samples=5")]
+QUICK = [f"--{option}" for option in ("eigenvalues=3", "steps=10", "probes=3", "samples=5", "budget=500")]
 QUICK += ["--examples=50", "--line-points=5", "--plane-points=3"]
 QUICK += ["--radius=0.01", "--radius=0.05", "--radius=0.005"]
 

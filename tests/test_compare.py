@@ -7,9 +7,8 @@ import torch
 import xarray
 from torch import nn
 
-from landscape import Checkpoint, CompareSettings, ModelObjective, Problem, compare
-from landscape.report import verdicts
-from tests.problems import dense_hessian, seeded, tiny_mlp
+from landscape import Checkpoint, CompareSettings, ModelObjective, Problem, compare, local_entropy
+from tests.problems import seeded, tiny_mlp
 
 QUICK = CompareSettings(
     eigenvalues=3,
@@ -98,52 +97,29 @@ def test_checkpoints_on_one_line_have_a_plane_too():
     assert np.isfinite(results["minima/plane"].loss).all()
 
 
-def test_the_measures_are_those_of_the_checkpoints(comparison):
-    model, data = tiny_mlp()
-    hessian = dense_hessian(model, data)
-    measures = comparison.measures
-
-    def value(name):
-        return measures.values[_row(comparison, name), 0]
-
-    theta = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
-    loss = nn.functional.cross_entropy(model(data[0]), data[1]).item()
-    assert value("train loss") == pytest.approx(loss)
-    assert value("weight norm") == pytest.approx(float(theta.norm()))
-    assert value("largest eigenvalue") == pytest.approx(float(torch.linalg.eigvalsh(hessian)[-1]), rel=1e-4)
-    error = measures.stderr[_row(comparison, "Hessian trace"), 0]
-    assert abs(value("Hessian trace") - float(torch.trace(hessian))) < 4 * error
-    distance = measures.values[_row(comparison, "distance from the first")]
-    np.testing.assert_allclose(distance, [0, float(theta.norm())])
-
-
-def test_differences_are_paired():
-    """A checkpoint hardly differs from its neighbour, and that is known far better than either."""
-    neighbours = [_checkpoint("A"), _checkpoint("B", 1 + 1e-7)]
-    measures = compare(neighbours, _problem(), settings=QUICK).measures
-    sampled = measures.stderr[:, 0] > 1e-7  # below lies the residual of the eigenvalue, which is no sample
-    assert sampled.sum() >= 3  # the trace and two free energies at least
-    assert (measures.differences_stderr[sampled, 1] < 1e-3 * measures.stderr[sampled, 1]).all()
-    assert measures.differences[:, 0].tolist() == [0] * len(measures.names)
-
-
-def test_what_is_not_reliable_has_no_value_and_no_verdict():
-    """At a radius of 3 per weight a handful of draws says nothing, and one draw has no error."""
-    for changes in ({"radii": (3.0,)}, {"probes": 1, "samples": 1}):
-        settings = dataclasses.replace(QUICK, **changes)
-        found = compare([_checkpoint("A"), _checkpoint("B", 2.0)], _problem(), settings=settings)
-        row = next(i for i, name in enumerate(found.measures.names) if "Monte Carlo" in name)
-        assert not np.isfinite(found.measures.differences_stderr[row, 1])
-        assert all(v.flattest == "" for v in verdicts(found.measures) if "Monte Carlo" in v.measure)
-    unknown = [v for v in verdicts(found.measures) if "trace" in v.measure]
-    assert [v.flattest for v in unknown] == [""]
-
-
-def test_the_error_of_an_eigenvalue_is_its_residual(comparison):
-    row = _row(comparison, "largest eigenvalue")
-    residuals = [p.residuals[0] for p in comparison.of("eigenpairs").values()]
-    np.testing.assert_allclose(comparison.measures.stderr[row], residuals)
-    assert comparison.measures.differences_stderr[row, 1] == pytest.approx(np.hypot(*residuals))
+def test_the_path_is_followed_as_the_settings_say(tmp_path):
+    assert (QUICK.tempered_chains, QUICK.tempered_moves, QUICK.tempered_tol) == (2, 8, 0.2)
+    settings = dataclasses.replace(QUICK, tempered_chains=3, tempered_moves=4, tempered_tol=0.3)
+    store, a = tmp_path / "run.zarr", _checkpoint("A")
+    results = compare([a], _problem(), settings=settings, store=store).results
+    f = _problem().objective("train").at(a)
+    direct = local_entropy(
+        f,
+        f.theta,
+        radius=list(settings.radii_of_the_path),
+        method="tempered",
+        pairs=results["A/eigenpairs"],
+        chains=3,
+        moves=4,
+        tol=0.3,
+        budget=settings.budget,
+        generator=seeded(settings.seed),
+    )
+    np.testing.assert_array_equal(results["A/tempered"].contributions, direct.contributions)
+    for name, value in (("tempered_chains", 2), ("tempered_moves", 8), ("tempered_tol", 0.2)):
+        other = dataclasses.replace(settings, **{name: value})
+        with pytest.raises(ValueError, match=rf"other settings \({name}\)"):
+            compare([a], _problem(), settings=other, store=store)
 
 
 def test_problems_with_functions_as_losses_and_with_loaders_and_dictionaries():
@@ -166,7 +142,9 @@ def test_problems_with_functions_as_losses_and_with_loaders_and_dictionaries():
         Problem("loader", lambda: tiny_mlp()[0], nn.CrossEntropyLoss(), loader, loader),
         Problem("generator", lambda: tiny_mlp()[0], on_dictionary, once, [{"x": x, "y": y}], forward=named),
     ):
-        found = compare([_checkpoint("A"), _checkpoint("B", 2.0)], problem, settings=QUICK)
+        # small batches take long: few probes, and a budget that does not last for the tempered path
+        settings = dataclasses.replace(QUICK, probes=2, budget=1)
+        found = compare([_checkpoint("A"), _checkpoint("B", 2.0)], problem, settings=settings)
         assert found.measures.values[row, 0] == pytest.approx(whole.measures.values[row, 0], rel=1e-9), problem.name
         assert found.provenance["examples"]["train"] == 50
     assert torch.equal(state, torch.get_rng_state())
@@ -268,13 +246,6 @@ def test_progress_names_checkpoint_and_analysis():
     assert "A/plane_random" in shown
 
 
-def test_the_middle_radius_is_tabulated(comparison):
-    assert QUICK.reference_radius == 0.01
-    name = "excess free energy at radius 0.01 (Laplace)"
-    found = comparison.measures.values[_row(comparison, name)]
-    np.testing.assert_allclose(found, [r.excess[1] for r in comparison.of("laplace").values()])
-
-
 def test_provenance_says_what_was_compared(comparison):
     p = comparison.provenance
     assert p["weights"] == 43
@@ -309,3 +280,11 @@ def test_bad_input_is_named():
         CompareSettings(radii=(0.1, 0.0))
     with pytest.raises(ValueError, match="probes=0"):
         CompareSettings(probes=0)
+    with pytest.raises(ValueError, match=r"tempered_radii=\(0\.02, -0\.1\): give .* positive"):
+        CompareSettings(tempered_radii=(0.02, -0.1))
+    with pytest.raises(ValueError, match="tempered_chains=1: give at least 2"):
+        CompareSettings(tempered_chains=1)
+    with pytest.raises(ValueError, match="tempered_moves=0: give at least 1"):
+        CompareSettings(tempered_moves=0)
+    with pytest.raises(ValueError, match=r"tempered_tol=0\.0: give a positive"):
+        CompareSettings(tempered_tol=0.0)

@@ -6,7 +6,7 @@ from torch import nn
 
 from landscape import ModelObjective, sharpness
 from landscape.results import Sharpness
-from tests.problems import DOUBLE, Quadratic, seeded, symmetric, tiny_objective
+from tests.problems import DOUBLE, Quadratic, seeded, symmetric
 
 X = torch.tensor([0.5, -1.0, 2.0, 0.1], dtype=DOUBLE)
 
@@ -68,13 +68,6 @@ def test_local_energy_is_the_probability_of_a_wrong_answer(sigma):
     assert found.unit == "share of the examples"
 
 
-def test_local_energy_of_the_loss_is_adaptive_average_case_sharpness():
-    f = tiny_objective()
-    energy = sharpness.local_energy(f, f.theta, sigma=0.2, metric="loss", samples=5, generator=seeded(0))
-    average = sharpness.average_case(f, f.theta, rho=0.2, samples=5, generator=seeded(0))
-    np.testing.assert_array_equal(energy.contributions, average.contributions)
-
-
 def test_pac_bayes_sigma_is_the_deviation_not_the_variance_at_which_answers_are_wrong():
     f, z = _classifier(), norm.ppf(0.9)
     plain = sharpness.pac_bayes_sigma(f, f.theta, target=0.1, samples=300, generator=seeded(0))
@@ -108,6 +101,34 @@ def test_pac_bayes_sigma_of_a_quadratic_and_what_each_draw_adds():
     assert _within(found, (2 * target / float(f.hessian.trace())) ** 0.5)
 
 
+def test_pac_bayes_sigma_tells_its_target_and_the_noise_of_weights_of_zero():
+    f = _classifier()
+    for settings, name, formula in (
+        (
+            {"target": 0.2},
+            "PAC-Bayes sigma, target 0.2",
+            "max s: E m(theta + s c z) - m(theta) <= 0.2, c = 1, m = error",
+        ),
+        (
+            {"metric": "loss"},
+            "PAC-Bayes sigma of the loss, target 0.1",
+            "max s: E m(theta + s c z) - m(theta) <= 0.1, c = 1, m = loss",
+        ),
+        (
+            {"magnitude": True},
+            "PAC-Bayes sigma by magnitude, target 0.1, epsilon 0.001",
+            "max s: E m(theta + s c z) - m(theta) <= 0.1, c = sqrt(theta^2 + (0.001 / s)^2), m = error",
+        ),
+        (
+            {"magnitude": True, "epsilon": 0.0},
+            "PAC-Bayes sigma by magnitude, target 0.1, epsilon 0",
+            "max s: E m(theta + s c z) - m(theta) <= 0.1, c = |theta|, m = error",
+        ),
+    ):
+        found = sharpness.pac_bayes_sigma(f, f.theta, samples=2, generator=seeded(0), **settings)
+        assert (found.name, found.formula) == (name, formula)
+
+
 def test_a_network_that_only_guesses_bears_any_noise():
     flat = Quadratic(torch.zeros(4, 4, dtype=DOUBLE), X)
     found = sharpness.pac_bayes_sigma(flat, X, metric="loss", samples=2, generator=seeded(0))
@@ -136,8 +157,9 @@ def test_bad_input_is_named():
         (lambda: sharpness.low_pass(f, X[:2]), r"theta has shape \(2,\)"),
         (lambda: sharpness.average_case(f, X, rho=-1.0), r"rho=-1\.0"),
         (lambda: sharpness.average_case(f, X, samples=0), "samples=0"),
-        (lambda: sharpness.local_energy(f, X), "Quadratic that knows no accuracy: give metric='loss'"),
-        (lambda: sharpness.local_energy(f, X, metric="f1"), "metric='f1'"),
+        (lambda: sharpness.local_energy(f, X), "Quadratic that knows no accuracy: give a ModelObjective"),
+        (lambda: sharpness.pac_bayes_sigma(f, X), "Quadratic that knows no accuracy: give a ModelObjective"),
+        (lambda: sharpness.pac_bayes_sigma(f, X, metric="f1"), "metric='f1'"),
         (lambda: sharpness.pac_bayes_sigma(f, X, target=0.0), r"target=0\.0"),
         (lambda: sharpness.pac_bayes_sigma(f, X, epsilon=-1.0), r"epsilon=-1\.0"),
     ):

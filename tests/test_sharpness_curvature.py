@@ -36,11 +36,10 @@ def test_derivatives_of_a_network_against_its_dense_hessian():
     assert abs(trace.value - float(hessian.trace())) < 4 * trace.stderr
 
 
-def test_a_search_for_an_eigenvalue_that_did_not_converge_has_no_error(monkeypatch):
+def test_a_search_for_an_eigenvalue_that_did_not_converge_has_no_error():
     f = tiny_objective()
-    found = sharpness.largest_eigenvalue(f, f.theta, tol=1e-300, generator=seeded(0))
-    assert found.diagnostics["residual"] > 0
-    assert found.stderr == found.diagnostics["residual"]  # to rounding, which is all that can be asked
+    found = sharpness.largest_eigenvalue(f, f.theta, generator=seeded(0))
+    assert found.stderr == found.diagnostics["residual"] > 0
     values = torch.cat([torch.arange(2000.0), torch.tensor([2000.0, 2000.001])]).double()
     crowded = Quadratic(torch.zeros(1), torch.zeros(2002, dtype=DOUBLE))
     crowded.hvp = lambda theta, v: values * v

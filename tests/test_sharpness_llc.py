@@ -67,6 +67,7 @@ def test_what_it_says_of_itself():
     f = tiny_objective()
     found = sharpness.local_learning_coefficient(f, f.theta, chains=3, burn_in=20, draws=10, generator=seeded(0))
     assert found.settings["examples"] == 50  # the objective's own
+    assert found.name == "local learning coefficient, gamma 100, N 50"
     assert found.cost.gradients == 1 + 3 * 30
     assert found.contributions.shape == (3,)
     assert 0 < found.diagnostics["acceptance"] <= 1

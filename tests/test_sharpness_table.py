@@ -1,4 +1,6 @@
+import ast
 import dataclasses
+import inspect
 import re
 from functools import partial
 from pathlib import Path
@@ -21,7 +23,6 @@ EVERY = [
     partial(sharpness.pac_bayes_sigma, magnitude=True, epsilon=0.03),
     partial(sharpness.low_pass, sigma=0.1),
     partial(sharpness.average_case, adaptive=False),
-    partial(sharpness.local_energy, metric="loss"),
     partial(sharpness.relative_flatness, layer="0.weight"),
     partial(sharpness.worst_case, norm=float("inf"), rho=0.1),
 ]
@@ -77,12 +78,11 @@ def test_adaptive_measures_and_those_of_petzka_and_liang_claim_to_be_invariant()
         "relative flatness of 2.weight",
         "relative flatness of 0.weight",
         "adaptive SAM sharpness, rho 0.5",
-        "adaptive worst-case sharpness, rho 0.5",
+        "adaptive worst-case sharpness, rho 0.5, over 8 parts",
         "adaptive worst-case sharpness, rho 0.1 (largest entry)",
         "adaptive average-case sharpness, rho 0.1",
         "local energy, sigma 0.5",
-        "local energy, sigma 0.5, of the loss",
-        "PAC-Bayes sigma, by magnitude",
+        "PAC-Bayes sigma by magnitude, target 0.1, epsilon 0",
     }
 
 
@@ -140,6 +140,47 @@ def test_the_number_of_a_measure_does_not_depend_on_the_others():
     assert few.results[direct.name][0].value == direct.value
 
 
+def test_trace_and_trace_per_weight_share_their_probes(monkeypatch):
+    f, checkpoints = tiny_objective(), _checkpoints()
+    hvp, products = ModelObjective.hvp, []
+
+    def counted(self, theta, v):
+        products.append(1)
+        return hvp(self, theta, v)
+
+    trace, mean = (partial(sharpness.hessian_trace, probes=7, per_weight=each) for each in (False, True))
+    alone = flatness_table(f, checkpoints, measures=[mean], generator=seeded(0))
+    monkeypatch.setattr(ModelObjective, "hvp", counted)
+    table = flatness_table(f, checkpoints, measures=[trace, mean], generator=seeded(0))
+    of_trace, of_mean = table.results.values()
+    assert len(products) == 3 * 7
+    assert [r.cost.products for r in of_trace] == [7] * 3
+    assert [r.cost.products for r in of_mean] == [0] * 3
+    for whole, each, by_itself in zip(of_trace, of_mean, alone.results["Hessian trace per weight"], strict=True):
+        assert f.size * each.value == pytest.approx(whole.value, rel=1e-14)
+        assert (each.value, each.stderr) == (by_itself.value, by_itself.stderr)
+        assert (each.settings, each.formula) == (by_itself.settings, by_itself.formula)
+    # from another number of probes it is another estimate
+    fewer = partial(sharpness.hessian_trace, probes=3, per_weight=True)
+    table = flatness_table(f, checkpoints[:1], measures=[trace, fewer], generator=seeded(0))
+    assert [r.cost.products for (r,) in table.results.values()] == [7, 3]
+    assert len(table.results["Hessian trace per weight"][0].contributions) == 3
+
+
+def test_settings_that_make_another_measure_make_another_row():
+    f, checkpoints = tiny_objective(), _checkpoints()
+    measures = [
+        *(partial(sharpness.pac_bayes_sigma, target=target, samples=2) for target in (0.1, 0.2)),
+        *(partial(sharpness.pac_bayes_sigma, magnitude=True, epsilon=e, samples=2) for e in (0.0, 1e-3)),
+        *(partial(sharpness.worst_case, parts=parts, steps=2, restarts=1) for parts in (1, 2)),
+        *(
+            partial(sharpness.local_learning_coefficient, examples=n, chains=2, burn_in=1, draws=2)
+            for n in (None, 1000)
+        ),
+    ]
+    assert len(flatness_table(f, checkpoints[:1], measures=measures).results) == len(measures)
+
+
 def test_each_checkpoint_is_measured_with_its_own_buffers():
     torch_model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)).double()
     _, data = tiny_mlp()
@@ -190,6 +231,11 @@ def test_bad_input_is_named():
         ((f, []), None, "checkpoints are called \\[\\]"),
         ((f, [checkpoints[0]] * 2), None, r"called \['a', 'a'\]"),
         ((quadratic, checkpoints), None, "objective is a Quadratic"),
+        (
+            (f, checkpoints),
+            [sharpness.hessian_trace, partial(sharpness.hessian_trace, probes=2)],
+            "'Hessian trace' twice, with settings .*'probes': 50.* and .*'probes': 2.*: give one of them",
+        ),
         ((f, checkpoints), [sharpness.sam, sharpness.sam], "'SAM sharpness, rho 0.05' twice"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -225,9 +271,11 @@ def test_the_picture_has_a_row_per_measure_and_a_dot_per_checkpoint():
         "low-pass loss, sigma 0.01",
         "Fisher-Rao norm squared \N{DAGGER}",
         "epsilon-sharpness, epsilon 0.001",
-        "PAC-Bayes sigma, of the loss (higher is flatter)",
+        "PAC-Bayes sigma of the loss, target 0.1 \N{UPWARDS ARROW}",
     ]
-    assert [t.get_text() for t in ax.get_legend().get_texts()][:3] == ["a", "again", "doubled"]
+    legend = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert legend[:3] == ["a", "again", "doubled"]
+    assert legend[-1] == "\N{UPWARDS ARROW} higher is flatter"
     assert "relative to a" in ax.get_xlabel()
     assert ax.get_ylabel() == "flatness measure"
     dots = [line for line in ax.lines if len(line.get_xdata()) > 0 and line.get_marker() == "o"]
@@ -253,16 +301,32 @@ def test_a_row_that_nothing_can_be_relative_to_says_so():
     plt.close("all")
 
 
+@pytest.mark.parametrize("others", [(0.7, 1.7), (0.9, 2.0), (0.2, 3.0), (0.05, 9.0), (1e-3, 1e3)])
+def test_the_axis_has_ticks_to_read_shares_by(others):
+    table = flatness_table(tiny_objective(), _checkpoints(), measures=[sharpness.gradient_norm])
+    values = np.array([[1.0, *others]])
+    measures = dataclasses.replace(table.measures, values=values, differences=values - 1)
+    ax = plots.flatness_dots(dataclasses.replace(table, measures=measures))
+    low, high = ax.get_xlim()
+    assert ax.get_xscale() == "log"
+    assert 2 <= sum(low <= tick <= high for tick in ax.get_xticks()) <= 8
+    plt.close("all")
+
+
 def test_the_guide_runs_as_printed():
     guide = (Path(__file__).parent.parent / "docs" / "sharpness.md").read_text()
     space: dict[str, object] = {"__name__": "sharpness_guide"}
     exec(compile("\n".join(re.findall(r"```python\n(.*?)```", guide, re.S)), "sharpness.md", "exec"), space)
     plt.close("all")
-    # its table holds every function, with the source and the invariance of its records
+    # its table holds every function, with its defaults, and the source and the invariance of its records
     f = _relu_objective()
     for name in set(sharpness.__all__) - {"MEASURES", "Measure", "Sharpness", "flatness_table"}:
         (row,) = [line for line in guide.splitlines() if line.startswith(f"| `{name}`")]
-        _, _, _, source, invariant, _, _ = (cell.strip() for cell in row.split("|"))
+        _, _, _, source, invariant, defaults, _ = (cell.strip() for cell in row.split("|"))
+        told = {k: ast.literal_eval(v) for k, v in re.findall(r"`(\w+)=([^`]+)`", defaults)}
+        own = {k: p.default for k, p in inspect.signature(getattr(sharpness, name)).parameters.items()}
+        given = {k: v for k, v in own.items() if isinstance(v, bool | int | float | str)}
+        assert {k: v for k, v in told.items() if own[k] is not None} == given
         record = _at(getattr(sharpness, name), f, f.theta)
         assert record.source in source
         if invariant in ("yes", "no"):

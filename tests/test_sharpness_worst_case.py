@@ -112,6 +112,9 @@ def test_m_sharpness_is_the_mean_over_parts_of_the_data():
     assert found.stderr == pytest.approx(np.std(parts, ddof=1) / 5**0.5)
     assert found.value > sharpness.worst_case(f, f.theta, **settings).value  # each part has its own worst direction
     assert found.cost.gradients == 20  # passes over all the data
+    # a maximum over each part is another measure than one over all the data, and says so
+    assert found.name == "adaptive worst-case sharpness, rho 0.1, over 5 parts"
+    assert sharpness.worst_case(f, f.theta, **settings).name == "adaptive worst-case sharpness, rho 0.1"
 
 
 def test_points_that_are_not_finite_are_passed_over_and_counted():
@@ -127,11 +130,12 @@ def test_points_that_are_not_finite_are_passed_over_and_counted():
 
 
 def test_bad_input_is_named():
-    f = Quadratic(torch.eye(4, dtype=DOUBLE), X)
+    f, network = Quadratic(torch.eye(4, dtype=DOUBLE), X), tiny_objective()
     for call, message in (
         (lambda: sharpness.sam(f, X, rho=0.0), r"rho=0\.0"),
         (lambda: sharpness.worst_case(f, X, norm=1), "norm=1: give 2 or"),
         (lambda: sharpness.worst_case(f, X, parts=2), "parts=2 for a Quadratic"),
+        (lambda: sharpness.worst_case(network, network.theta, parts=51), "^parts=51: give 1 to 50"),
         (lambda: sharpness.worst_case(f, X, restarts=0), "restarts=0"),
         (lambda: sharpness.epsilon_sharpness(f, X, epsilon=-1.0), r"epsilon=-1\.0"),
         (lambda: sharpness.epsilon_sharpness(f, X[:1]), r"theta has shape \(1,\)"),

@@ -2,7 +2,7 @@
 
 Every checkpoint sees the same examples, probes and perturbations (common random numbers), so that what
 differs between two results is the checkpoints, and differences have error bars of their own, smaller
-than those of the two results apart.
+than those of the two results apart; but for the tempered path, whose ladder depends on the checkpoint.
 """
 
 from __future__ import annotations

@@ -23,15 +23,19 @@ class CompareSettings:
     radii: tuple[float, ...] = (0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # of the local entropy
     samples: int = 64  # Monte Carlo draws per radius
     tempered_radii: tuple[float, ...] | None = None  # None: the middle one of `radii` and the next
-    budget: int = 2_500  # gradients at most for each radius of the tempered path
+    tempered_chains: int = 2  # of each population of the tempered path
+    tempered_moves: int = 8  # of each chain on each rung that its pilot finds
+    tempered_tol: float = 0.2  # width of its bracket asked for, relative to |F~|
+    budget: int = 2_500  # gradients at most for each of its radii
     line_points: int = 41
     band_directions: int = 8  # random lines through each checkpoint
     plane_points: int = 25
 
     def __post_init__(self) -> None:
         """Refuse what would fail only after minutes of work."""
-        if not self.radii or min(self.radii) <= 0:
-            raise ValueError(f"radii={self.radii}: give at least one, all positive")
+        for name, radii in (("radii", self.radii), ("tempered_radii", self.radii_of_the_path)):
+            if not radii or not all(0 < radius < float("inf") for radius in radii):
+                raise ValueError(f"{name}={radii}: give at least one, all positive")
         if self.reference_radius not in self.radii_of_the_path:
             raise ValueError(
                 f"tempered_radii={self.tempered_radii}: the middle one of radii, {self.reference_radius:g}, must be "
@@ -42,6 +46,7 @@ class CompareSettings:
             "steps",
             "probes",
             "samples",
+            "tempered_moves",
             "budget",
             "line_points",
             "band_directions",
@@ -50,8 +55,11 @@ class CompareSettings:
         for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: give at least 1")
-        if self.plane_points < 2:
-            raise ValueError(f"plane_points={self.plane_points}: give at least 2")
+        for name in ("tempered_chains", "plane_points"):
+            if getattr(self, name) < 2:
+                raise ValueError(f"{name}={getattr(self, name)}: give at least 2")
+        if not self.tempered_tol > 0:
+            raise ValueError(f"tempered_tol={self.tempered_tol}: give a positive number")
 
     def seeded(self) -> torch.Generator:
         """Begun anew for every analysis of every checkpoint: common random numbers."""

@@ -14,13 +14,12 @@ import numpy as np
 from scipy.special import logsumexp
 from torch import Generator
 
-from landscape.local_entropy.moves import move, resampled
+from landscape.local_entropy.moves import ACCEPTANCE, move, resampled
 from landscape.local_entropy.potential import Particles, Potential
 
 __all__ = ["BudgetError", "Pilot", "effective_share", "find_ladder"]
 
 _EFFECTIVE = 0.8  # of the particles, at each step of the pilot's ladder
-_ACCEPTANCE = 0.6  # near the optimum of Langevin proposals, 0.574 (Roberts & Rosenthal 1998)
 
 
 class BudgetError(ValueError):
@@ -72,7 +71,7 @@ def find_ladder(potential: Potential, chains: int, moves: int, budget: int, gene
         chain = [resampled(at, log_weights, chains, generator)]
         for _ in range(moves):
             after, accepted = move(potential, chain[-1], s[-1], h, generator)
-            h = min(2.0, h * float(np.exp(accepted - _ACCEPTANCE)))
+            h = min(2.0, h * float(np.exp(accepted - ACCEPTANCE)))
             chain.append(after)
         at = Particles.together(chain[1:])
         steps.append(h)

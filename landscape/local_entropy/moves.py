@@ -16,7 +16,9 @@ from torch import Tensor
 
 from landscape.local_entropy.potential import Particles, Potential
 
-__all__ = ["move", "propose", "resampled"]
+__all__ = ["ACCEPTANCE", "move", "propose", "resampled"]
+
+ACCEPTANCE = 0.6  # to adapt h to: near the optimum of Langevin proposals, 0.574 (Roberts & Rosenthal 1998)
 
 
 def move(

@@ -13,6 +13,7 @@ from landscape.results import FlatnessTable
 __all__ = ["flatness_dots"]
 
 _INVARIANT = "\N{DAGGER}"
+_HIGHER = "\N{UPWARDS ARROW}"
 
 
 def flatness_dots(table: FlatnessTable, *, ax: Axes | None = None) -> Axes:
@@ -21,7 +22,7 @@ def flatness_dots(table: FlatnessTable, *, ax: Axes | None = None) -> Axes:
     A bar is one standard error of the paired difference from the first checkpoint, so that it tells whether the dot is
     off the line at 1. A dot is hollow where that error is not known. A row holds the first checkpoint's value in
     place of dots where it is not a positive number, since nothing can be relative to it. Measures that the rescaling of
-    ReLU layers does not change are marked.
+    ReLU layers does not change are marked, and so are those of which a higher value is flatter.
 
     Args:
         table: the result of ``flatness_table``.
@@ -48,22 +49,23 @@ def flatness_dots(table: FlatnessTable, *, ax: Axes | None = None) -> Axes:
         ax.text(1, i, f"{measures.checkpoints[0]}: {first[i]:.2g}", ha="center", va="center", fontsize=7, color="0.4")
     ax.axvline(1, color="0.6", lw=1, zorder=0)
     ax.set(
-        xlabel=f"value relative to {measures.checkpoints[0]} (lower is flatter, but where noted)",
+        xlabel=f"relative to {measures.checkpoints[0]} (lower is flatter, but for {_HIGHER})",
         ylabel="flatness measure",
         ylim=(len(rows) - 0.5, -0.5),
     )
-    ax.set_yticks(rows, labels=_labels(table))
+    ax.set_yticks(rows, labels=_labels(table), fontsize=8)  # names are long
     _set_scale(ax, shares[np.isfinite(shares)])
     ax.errorbar([], [], fmt="o", mfc="white", color="0.4", ms=4, label="error not known")
     ax.errorbar([], [], fmt=" ", label=f"{_INVARIANT} unchanged by ReLU rescaling")
+    ax.errorbar([], [], fmt=" ", label=f"{_HIGHER} higher is flatter")
     ax.legend(frameon=False, fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
     return ax
 
 
 def _labels(table: FlatnessTable) -> list[str]:
-    """The measures' names, with what is not the rule: invariance, and that higher is flatter."""
+    """The measures' names, with the marks of what is not the rule."""
     marks = [f" {_INVARIANT}" if invariant else "" for invariant in table.invariant]
-    ways = [" (higher is flatter)" if flatter == "higher" else "" for flatter in table.measures.flatter]
+    ways = [f" {_HIGHER}" if flatter == "higher" else "" for flatter in table.measures.flatter]
     return [name + mark + way for name, mark, way in zip(table.measures.names, marks, ways, strict=True)]
 
 
@@ -73,6 +75,8 @@ def _set_scale(ax: Axes, shares: np.ndarray) -> None:
         return
     ax.set_xscale("log")
     decades = np.log10(shares.max() / shares.min())
-    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 2 else (1.0,), numticks=8))
+    # the closer the values, the closer the ticks, so that at least two are within them
+    subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if decades < 1 else (1.0, 2.0, 5.0) if decades < 2 else (1.0,)
+    ax.xaxis.set_major_locator(LogLocator(subs=subs, numticks=8))
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())

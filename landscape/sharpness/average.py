@@ -24,7 +24,7 @@ from landscape.randomness import generator_or_new, normal
 from landscape.results import Cost, Sharpness
 from landscape.sharpness.record import check, rescaled_alike, sampled
 
-__all__ = ["average_case", "local_energy", "low_pass", "metric_of", "perturbed"]
+__all__ = ["average_case", "error_of", "local_energy", "low_pass", "perturbed"]
 
 
 def low_pass(
@@ -115,17 +115,15 @@ def local_energy(
     theta: Tensor,
     *,
     sigma: float = 0.5,
-    metric: str = "error",
     samples: int = 50,
     generator: torch.Generator | None = None,
 ) -> Sharpness:
     """E err(theta + sigma |theta| z) - err(theta): how many more answers are wrong once the weights are noisy.
 
     Args:
-        objective: a ModelObjective of a classifier; with ``metric="loss"``, any.
+        objective: a ModelObjective of a classifier. The rise of the loss is ``average_case``.
         theta: shape (n,).
         sigma: standard deviation of each weight, relative to the weight. The source sweeps it.
-        metric: ``"error"``, as in the source, or ``"loss"``.
         samples: draws of z.
         generator: of z. Default: seeded by the operating system.
 
@@ -137,17 +135,17 @@ def local_energy(
     """
     began = time.perf_counter()
     check(objective, theta, sigma=sigma, samples=samples)
-    of = metric_of(objective, metric)
+    of = error_of(objective)
     rises = perturbed(of, theta, sigma * theta.abs(), samples, generator_or_new(generator)) - of(theta)
     return Sharpness(
         **sampled(rises),
-        name=f"local energy, sigma {sigma:g}" + ("" if metric == "error" else f", of the {metric}"),
-        unit="share of the examples" if metric == "error" else metric,
+        name=f"local energy, sigma {sigma:g}",
+        unit="share of the examples",
         flatter="lower",
-        formula="E err(theta + sigma |theta| z) - err(theta)".replace("err", "err" if metric == "error" else "f"),
+        formula="E err(theta + sigma |theta| z) - err(theta)",
         source="Pittorino et al. 2021",
-        reparametrisation_invariant=metric == "error" or rescaled_alike(objective),
-        settings={"sigma": sigma, "metric": metric, "samples": samples},
+        reparametrisation_invariant=True,
+        settings={"sigma": sigma, "samples": samples},
         diagnostics=_not_finite(rises),
         cost=Cost(values=samples + 1, seconds=time.perf_counter() - began),
     )
@@ -163,24 +161,16 @@ def perturbed(
     return draws
 
 
-def metric_of(objective: Objective, metric: str) -> Callable[[Tensor], float]:
-    """theta -> f for ``"loss"``, the share of wrong answers for ``"error"``.
-
-    Raises:
-        ValueError: another metric, or the error of an objective that knows no accuracy.
-    """
-    if metric == "loss":
-        return objective.value
-    if metric != "error":
-        raise ValueError(f"metric={metric!r}: give 'error' or 'loss'")
+def error_of(objective: Objective) -> Callable[[Tensor], float]:
+    """theta -> the share of wrong answers, which raises ValueError where the objective knows no accuracy."""
     known: Callable[[Tensor], dict[str, Any]] | None = getattr(objective, "metrics", None)
 
     def error(theta: Tensor) -> float:
         accuracy = known(theta).get("accuracy") if known else None
         if accuracy is None:
             raise ValueError(
-                f"metric='error' for a {type(objective).__name__} that knows no accuracy: give metric='loss', or a "
-                "ModelObjective whose outputs are (N, classes) and targets class indices"
+                f"objective is a {type(objective).__name__} that knows no accuracy: give a ModelObjective whose "
+                "outputs are (N, classes) and targets class indices, or measure the loss"
             )
         return 1 - accuracy
 

@@ -17,6 +17,7 @@ one product per draw of R, or m^2 for the exact sum over R = e_k e_j'.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from landscape.results import Cost, Sharpness
 from landscape.sharpness.record import check, exact, rescaled_alike, sampled
 from landscape.spectrum import spectral_density
 
-__all__ = ["fisher_rao", "gradient_norm", "hessian_trace", "largest_eigenvalue", "relative_flatness"]
+__all__ = ["fisher_rao", "gradient_norm", "hessian_trace", "largest_eigenvalue", "per_weight_of", "relative_flatness"]
 
 
 def gradient_norm(objective: Objective, theta: Tensor) -> Sharpness:
@@ -115,17 +116,29 @@ def hessian_trace(
     check(objective, theta, probes=probes)
     # one step of Lanczos: its node is v'Hv / v'v
     density = spectral_density(Hessian(objective, theta), steps=1, probes=probes, generator=generator)
-    return Sharpness(
-        **sampled(density.per_probe(lambda eigenvalue: eigenvalue) * (1 if per_weight else objective.size)),
-        name="Hessian trace" + (" per weight" if per_weight else ""),
+    trace = Sharpness(
+        **sampled(density.per_probe(lambda eigenvalue: eigenvalue) * objective.size),
+        name="Hessian trace",
         unit="loss / weight^2",
         flatter="lower",
-        formula="tr H / n" if per_weight else "tr H",
+        formula="tr H",
         source="Hutchinson 1990",
         reparametrisation_invariant=False,
-        settings={"probes": probes, "per_weight": per_weight},
+        settings={"probes": probes, "per_weight": False},
         diagnostics={},
         cost=Cost(products=density.cost.products, seconds=time.perf_counter() - began),
+    )
+    return per_weight_of(trace, objective.size) if per_weight else trace
+
+
+def per_weight_of(trace: Sharpness, n: int) -> Sharpness:
+    """tr H / n, with the cost of tr H."""
+    return replace(
+        trace,
+        **sampled(trace.contributions / n),
+        name=f"{trace.name} per weight",
+        formula="tr H / n",
+        settings={**trace.settings, "per_weight": True},
     )
 
 

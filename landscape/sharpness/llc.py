@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.local_entropy.moves import move
+from landscape.local_entropy.moves import ACCEPTANCE, move
 from landscape.local_entropy.potential import Potential
 from landscape.objective import Objective
 from landscape.progress import Progress, silent
@@ -36,8 +36,6 @@ from landscape.results import Cost, Sharpness, standard_error
 from landscape.sharpness.record import check, sampled
 
 __all__ = ["local_learning_coefficient"]
-
-_ACCEPTANCE = 0.6  # near the optimum of Langevin proposals, 0.574 (Roberts & Rosenthal 1998)
 
 
 def local_learning_coefficient(
@@ -92,14 +90,14 @@ def local_learning_coefficient(
     for i in progress(range(-burn_in, draws), "local learning coefficient"):
         at, rate = move(potential, at, 1.0, h, generator)
         if i < 0:  # ever smaller changes, so that h settles
-            h = min(2.0, h * math.exp(2 * (rate - _ACCEPTANCE) / math.sqrt(i + burn_in + 1)))
+            h = min(2.0, h * math.exp(2 * (rate - ACCEPTANCE) / math.sqrt(i + burn_in + 1)))
         else:
             rises[:, i] = at.psi - start.psi
             rates.append(rate)
     drifts = rises[:, draws // 2 :].mean(axis=1) - rises[:, : draws // 2].mean(axis=1)
     return Sharpness(
         **sampled(rises.mean(axis=1)),
-        name=f"local learning coefficient, gamma {gamma:g}",
+        name=f"local learning coefficient, gamma {gamma:g}, N {n_examples}",
         unit="weights",
         flatter="lower",
         formula="N beta (E f(w) - f(theta)), w ~ exp(-N beta f(w) - gamma/2 ||w - theta||^2), beta = 1 / log N",

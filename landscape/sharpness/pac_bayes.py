@@ -2,7 +2,7 @@
 
     sigma = max { s : E m(theta + s c z) - m(theta) <= target },    z ~ N(0, I),
 
-with m the share of wrong answers (or the loss) and c = 1, or c_i = sqrt(theta_i^2 + epsilon^2 / s^2) for noise in
+with m the share of wrong answers (or the loss) and c = 1, or c_i = sqrt(theta_i^2 + (epsilon / s)^2) for noise in
 proportion to the weights, that is of variance s^2 theta_i^2 + epsilon^2 (Jiang et al. 2020; Dziugaite et al. 2020).
 
 The draws of z are the same for every s, so that the mean D(s) of the rises d_j(s) changes with s alone, and bisection
@@ -22,7 +22,7 @@ from torch import Tensor
 from landscape.objective import Objective
 from landscape.randomness import generator_or_new
 from landscape.results import Cost, Sharpness, standard_error
-from landscape.sharpness.average import metric_of, perturbed
+from landscape.sharpness.average import error_of, perturbed
 from landscape.sharpness.record import check, rescaled_alike
 
 __all__ = ["pac_bayes_sigma"]
@@ -71,7 +71,9 @@ def pac_bayes_sigma(
     check(objective, theta, target=target, samples=samples)
     if epsilon < 0:
         raise ValueError(f"epsilon={epsilon}: give a standard deviation of 0 or more")
-    of = metric_of(objective, metric)
+    if metric not in ("error", "loss"):
+        raise ValueError(f"metric={metric!r}: give 'error' or 'loss'")
+    of = objective.value if metric == "loss" else error_of(objective)
     here = of(theta)
     generator = generator_or_new(generator)
     state = generator.get_state()
@@ -91,17 +93,21 @@ def pac_bayes_sigma(
         slope = (rises(sigma * (1 + _STEP)).mean() - rises(sigma * (1 - _STEP)).mean()) / (2 * _STEP * sigma)
         with np.errstate(divide="ignore", invalid="ignore"):  # where D is flat, sigma has no error to tell
             contributions = sigma - (at - at.mean()) / slope
+    scale = "1"
+    if magnitude:
+        scale = f"sqrt(theta^2 + ({epsilon:g} / s)^2)" if epsilon else "|theta|"
     return Sharpness(
         value=sigma,
         stderr=float(standard_error(contributions)) if len(contributions) else float("nan"),
         contributions=contributions,
         name="PAC-Bayes sigma"
-        + (", by magnitude" if magnitude else "")
-        + ("" if metric == "error" else f", of the {metric}"),
+        + (" by magnitude" if magnitude else "")
+        + (" of the loss" if metric == "loss" else "")
+        + f", target {target:g}"
+        + (f", epsilon {epsilon:g}" if magnitude else ""),
         unit="relative to the weight" if magnitude else "weight",
         flatter="higher",
-        formula=f"max s: E m(theta + s c z) - m(theta) <= {target:g}, "
-        f"c = {'|theta|' if magnitude else '1'}, m = {metric}",
+        formula=f"max s: E m(theta + s c z) - m(theta) <= {target:g}, c = {scale}, m = {metric}",
         source="Jiang et al. 2020",
         reparametrisation_invariant=magnitude and epsilon == 0 and (metric == "error" or rescaled_alike(objective)),
         settings={

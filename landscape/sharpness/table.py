@@ -1,13 +1,15 @@
 """Every flatness measure at every checkpoint, with paired differences from the first.
 
 Each measure gets a generator of the same seed at each checkpoint, so that its draws pair up and the error of a
-difference is that of the paired draws; and its number does not depend on which measures stand beside it.
+difference is that of the paired draws; and its number does not depend on which measures stand beside it. tr H / n after
+tr H is the same draws once more, so that it costs nothing.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -17,13 +19,14 @@ from landscape.checkpoints import Checkpoint
 from landscape.objective import ModelObjective
 from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new
-from landscape.results import FlatnessTable, Measures, Sharpness, paired_errors
+from landscape.results import Cost, FlatnessTable, Measures, Sharpness, paired_errors
 from landscape.sharpness.average import average_case, local_energy, low_pass
 from landscape.sharpness.curvature import (
     fisher_rao,
     gradient_norm,
     hessian_trace,
     largest_eigenvalue,
+    per_weight_of,
     relative_flatness,
 )
 from landscape.sharpness.llc import local_learning_coefficient
@@ -77,7 +80,8 @@ def flatness_table(
         FlatnessTable. Errors of differences are paired where the measure has draws, else those of both together.
 
     Raises:
-        ValueError: no checkpoint or two of one name, an objective that takes none, two measures of one name.
+        ValueError: no checkpoint or two of one name; an objective that takes none; two measures of one name, which each
+            tells with its first number.
 
     Example:
         >>> from landscape import sharpness
@@ -101,10 +105,13 @@ def flatness_table(
     for i, checkpoint in enumerate(checkpoints):
         there = objective.at(checkpoint)
         for measure in progress(measures, f"flatness of {checkpoint.name}"):
-            record = _at(measure, there, seed)
+            record = _divided(measure, rows.get("Hessian trace", [])[i:], there.size) or _at(measure, there, seed)
             row = rows.setdefault(record.name, [])
             if len(row) > i:
-                raise ValueError(f"measures hold {record.name!r} twice: give each once, or with settings of its own")
+                raise ValueError(
+                    f"measures hold {record.name!r} twice, with settings {row[i].settings} and {record.settings}: give "
+                    "one of them"
+                )
             row.append(record)
     values = np.array([[record.value for record in row] for row in rows.values()])
     with np.errstate(invalid="ignore"):  # two that are infinite differ by what is no number
@@ -126,6 +133,16 @@ def _at(measure: Measure, objective: ModelObjective, seed: int) -> Sharpness:
     if "generator" not in inspect.signature(measure).parameters:
         return measure(objective, objective.theta)
     return measure(objective, objective.theta, generator=torch.Generator().manual_seed(seed))
+
+
+def _divided(measure: Measure, traces: Sequence[Sharpness], n: int) -> Sharpness | None:
+    """tr H / n, where that is the measure and tr H is known from as many probes."""
+    asked = inspect.signature(measure).parameters
+    if getattr(measure, "func", None) is not hessian_trace or not asked["per_weight"].default:
+        return None
+    same = {"probes": asked["probes"].default, "per_weight": False}
+    known = [trace for trace in traces if trace.settings == same]
+    return replace(per_weight_of(known[0], n), cost=Cost()) if known else None
 
 
 def _paired(row: Sequence[Sharpness]) -> np.ndarray:

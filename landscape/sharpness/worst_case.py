@@ -14,6 +14,7 @@ ball's centre and from random points of its boundary, so that what is found is a
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,9 +120,7 @@ def worst_case(
     check(objective, theta, rho=rho, steps=steps, restarts=restarts, parts=parts)
     if norm not in (2, float("inf")):
         raise ValueError(f"norm={norm}: give 2 or float('inf')")
-    if parts > 1 and not isinstance(objective, ModelObjective):
-        raise ValueError(f"parts={parts} for a {type(objective).__name__}: only a ModelObjective has data to split")
-    pieces = objective.parts(parts) if isinstance(objective, ModelObjective) and parts > 1 else [objective]
+    pieces = _pieces(objective, parts)
     ball = Ball(_scale(theta, adaptive), rho, norm)
     generator = generator_or_new(generator)
     searches = [_search(piece, theta, ball, steps, restarts, generator) for piece in pieces]
@@ -130,7 +129,8 @@ def worst_case(
     return Sharpness(
         **sampled(rises),
         name=f"{'adaptive ' if adaptive else ''}worst-case sharpness, rho {rho:g}"
-        + ("" if norm == 2 else " (largest entry)"),
+        + ("" if norm == 2 else " (largest entry)")
+        + ("" if parts == 1 else f", over {parts} parts"),
         unit="loss",
         flatter="lower",
         formula=f"max of f(theta + {'|theta| u' if adaptive else 'u'}) - f(theta) over ||u||_{norm:g} <= rho",
@@ -202,6 +202,16 @@ class _Search:
     @property
     def highest(self) -> float:
         return max(self.tops)
+
+
+def _pieces(objective: Objective, parts: int) -> Sequence[Objective]:
+    if parts == 1:
+        return [objective]
+    if not isinstance(objective, ModelObjective):
+        raise ValueError(f"parts={parts} for a {type(objective).__name__}: only a ModelObjective has data to split")
+    if not 1 <= parts <= objective.examples:
+        raise ValueError(f"parts={parts}: give 1 to {objective.examples}, as many as there are examples")
+    return objective.parts(parts)
 
 
 def _search(

@@ -1,0 +1,94 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from landscape import compare
+from landscape.report import verdicts
+from tests.problems import dense_hessian, tiny_mlp
+from tests.test_compare import QUICK, _checkpoint, _problem, _row
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    return compare([_checkpoint("A"), _checkpoint("B", 2.0)], _problem(), settings=QUICK)
+
+
+def test_the_measures_are_those_of_the_checkpoints(comparison):
+    model, data = tiny_mlp()
+    hessian = dense_hessian(model, data)
+    measures = comparison.measures
+
+    def value(name):
+        return measures.values[_row(comparison, name), 0]
+
+    theta = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+    loss = nn.functional.cross_entropy(model(data[0]), data[1]).item()
+    assert value("train loss") == pytest.approx(loss)
+    assert value("weight norm") == pytest.approx(float(theta.norm()))
+    assert value("largest eigenvalue") == pytest.approx(float(torch.linalg.eigvalsh(hessian)[-1]), rel=1e-4)
+    error = measures.stderr[_row(comparison, "Hessian trace"), 0]
+    assert abs(value("Hessian trace") - float(torch.trace(hessian))) < 4 * error
+    distance = measures.values[_row(comparison, "distance from the first")]
+    np.testing.assert_allclose(distance, [0, float(theta.norm())])
+
+
+def test_differences_are_paired():
+    """A checkpoint hardly differs from its neighbour, and that is known far better than either."""
+    neighbours = [_checkpoint("A"), _checkpoint("B", 1 + 1e-7)]
+    measures = compare(neighbours, _problem(), settings=QUICK).measures
+    of_the_path = np.array(["tempered" in name for name in measures.names])
+    # below 1e-7 lies the residual of the eigenvalue, which is no sample
+    sampled = (measures.stderr[:, 0] > 1e-7) & ~of_the_path
+    assert sampled.sum() >= 3  # the trace and two free energies at least
+    assert (measures.differences_stderr[sampled, 1] < 1e-3 * measures.stderr[sampled, 1]).all()
+    assert measures.differences[:, 0].tolist() == [0] * len(measures.names)
+
+
+def test_the_path_tells_differences_of_independent_estimates(comparison):
+    """Its ladder depends on the weights, so that its draws do not pair up."""
+    row = _row(comparison, "excess free energy at radius 0.01 (tempered)")
+    errors = [r.excess_stderr[0] for r in comparison.of("tempered").values()]
+    np.testing.assert_allclose(comparison.measures.stderr[row], errors)
+    np.testing.assert_allclose(comparison.measures.differences_stderr[row], [0, np.hypot(*errors)])
+
+
+def test_the_bracket_of_the_path_is_tabulated_without_a_verdict(comparison):
+    tempered = comparison.of("tempered").values()
+    name = "excess free energy at radius 0.01 (tempered)"
+    brackets = [[bound[0] for bound in r.excess_bracket] for r in tempered]
+    rows = [_row(comparison, f"{name}, at least"), _row(comparison, f"{name}, at most")]
+    np.testing.assert_allclose(comparison.measures.values[rows].T, brackets)
+    low, high = comparison.measures.values[rows]
+    assert (low < high).all()
+    # the errors are in the bounds already
+    assert np.isnan(comparison.measures.stderr[rows]).all()
+    assert not [v for v in verdicts(comparison.measures) if "at least" in v.measure or "at most" in v.measure]
+
+
+def test_what_is_not_reliable_has_no_value_and_no_verdict():
+    """At a radius of 3 per weight a handful of draws says nothing, and one draw has no error."""
+    for changes in ({"radii": (3.0,)}, {"probes": 1, "samples": 1}):
+        settings = dataclasses.replace(QUICK, **changes)
+        found = compare([_checkpoint("A"), _checkpoint("B", 2.0)], _problem(), settings=settings)
+        row = next(i for i, name in enumerate(found.measures.names) if "Monte Carlo" in name)
+        assert not np.isfinite(found.measures.differences_stderr[row, 1])
+        assert all(v.flattest == "" for v in verdicts(found.measures) if "Monte Carlo" in v.measure)
+    unknown = [v for v in verdicts(found.measures) if "trace" in v.measure]
+    assert [v.flattest for v in unknown] == [""]
+
+
+def test_the_error_of_an_eigenvalue_is_its_residual(comparison):
+    row = _row(comparison, "largest eigenvalue")
+    residuals = [p.residuals[0] for p in comparison.of("eigenpairs").values()]
+    np.testing.assert_allclose(comparison.measures.stderr[row], residuals)
+    assert comparison.measures.differences_stderr[row, 1] == pytest.approx(np.hypot(*residuals))
+
+
+def test_the_middle_radius_is_tabulated(comparison):
+    assert QUICK.reference_radius == 0.01
+    name = "excess free energy at radius 0.01 (Laplace)"
+    found = comparison.measures.values[_row(comparison, name)]
+    np.testing.assert_allclose(found, [r.excess[1] for r in comparison.of("laplace").values()])
