@@ -285,8 +285,8 @@ def main() -> None:
         tried("LeNet", lenet, images)
         tried("ResNet-20", *resnet20())
         return
-    race("LeNet", Square.of(5, lenet, images), given.landscaper, rounds=5)
-    race("ResNet-20", Square.of(3, *resnet20()), given.landscaper, rounds=5)
+    race("LeNet", Square.of(5, lenet, images), given.landscaper, rounds=9)
+    race("ResNet-20", Square.of(3, *resnet20()), given.landscaper, rounds=9)
     print("\n| plane | evaluations of 441 | times fewer | largest error | held-out says | full | adaptive |")
     print("|---|---|---|---|---|---|---|")
     adaptive("LeNet", lenet, images, seeds=1)
