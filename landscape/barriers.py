@@ -31,12 +31,12 @@ from torch import Tensor
 from landscape.checkpoints import Checkpoint
 from landscape.matching import match_weights
 from landscape.objective import ModelObjective, Objective
-from landscape.objective.batch_norm import norm_layers
 from landscape.objective.examples import Examples
 from landscape.parameters import check_vector
 from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new
 from landscape.results import Barrier, BarrierMatrix, Cost
+from landscape.slices.policies import batch_norm_of, fixed_tensors, to_walk_between
 from landscape.slices.walk import measure
 
 __all__ = ["barrier", "barrier_matrix"]
@@ -58,8 +58,9 @@ def barrier(
     """The highest rise of the metric on the straight line from a to b.
 
     Args:
-        objective: f. A network's frozen BatchNorm statistics are gathered again at every point; with
-            ``batch_norm="batch"`` each batch has its own.
+        objective: f. A network's frozen BatchNorm statistics are gathered again at every point, on its ``calibration``
+            data: for a test loss give ``calibration=`` the training data when making the objective, since they are
+            gathered on the test data else. With ``batch_norm="batch"`` each batch has its own.
         checkpoint_a: alpha = 0; a checkpoint of the objective's network, or a point of shape (n,).
         checkpoint_b: alpha = 1, likewise.
         points: even values of alpha, the ends among them.
@@ -116,7 +117,7 @@ def barrier(
         metric=metric,
         baseline=baseline,
         distance=float((b - a).double().norm()),
-        batch_norm=f.batch_norm if isinstance(f, ModelObjective) else "",
+        batch_norm=batch_norm_of(f),
         not_finite=int((~np.isfinite(values)).sum()),
         cost=Cost(values=points, seconds=time.perf_counter() - start),
     )
@@ -216,9 +217,7 @@ def _ends(objective: Objective, a: Checkpoint | Tensor, b: Checkpoint | Tensor) 
     _check_rest(first, second)
     theta_a = first.theta if isinstance(a, Checkpoint) else _point("checkpoint_a", a, objective)
     theta_b = second.theta if isinstance(b, Checkpoint) else _point("checkpoint_b", b, objective)
-    if first.batch_norm == "frozen" and norm_layers(first._model):
-        first = first._with(first._model, batch_norm="recalibrated")
-    return first, theta_a, theta_b
+    return to_walk_between(first), theta_a, theta_b
 
 
 def _point(name: str, theta: Tensor, objective: Objective) -> Tensor:
@@ -228,20 +227,13 @@ def _point(name: str, theta: Tensor, objective: Objective) -> Tensor:
 
 def _check_rest(first: ModelObjective, second: ModelObjective) -> None:
     """Refuse ends that differ in tensors that are neither on the line nor gathered again."""
-    one, other = _rest(first), _rest(second)
+    one, other = (fixed_tensors(end, statistics=False) for end in (first, second))
     differing = [name for name in one if not torch.equal(one[name], other[name])]
     if differing:
         raise ValueError(
             f"the checkpoints differ in {', '.join(differing)}, which the line does not move: let these require "
             "gradients, or give checkpoints that share them"
         )
-
-
-def _rest(objective: ModelObjective) -> dict[str, Tensor]:
-    model = objective._model
-    statistics = {id(buffer) for norm in norm_layers(model) for buffer in norm.buffers()}
-    named = [*model.named_parameters(), *model.named_buffers()]
-    return {name: t for name, t in named if name not in objective.space.names and id(t) not in statistics}
 
 
 def _examples(f: Objective, theta: Tensor, metric: str) -> Examples:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -32,6 +33,8 @@ from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new, unit
 from landscape.results import BezierPath, Cost
 from landscape.results.bezier import bezier_length, bezier_point
+from landscape.slices.policies import batch_norm_of, to_walk_between
+from landscape.slices.walk import measure
 
 __all__ = ["bezier_path"]
 
@@ -55,23 +58,27 @@ def bezier_path(
     """Train a quadratic Bezier curve between two minima, and evaluate f along it.
 
     Args:
-        objective: f. With BatchNorm give one that is ``"recalibrated"``: statistics of one end mean nothing between.
+        objective: f. Frozen BatchNorm statistics are gathered again at every point, on its ``calibration`` data, as
+            ``barrier`` does: for a test loss, those are to be the training data.
         theta_a: a, shape (n,).
         theta_b: b, shape (n,).
         steps: of Adam, one gradient each.
         points: even values of t at which f is evaluated in the end, both ends included.
         batches: objectives over parts of the data of like size, of which each step draws one: ``f.parts(8)``. With
-            BatchNorm, ``"batch"`` ones save the pass for the statistics. Default: ``objective`` at every step.
+            BatchNorm, ``"batch"`` ones save the pass for the statistics, which frozen ones are given as ``objective``
+            is. Default: ``objective`` at every step.
         learning_rate: of Adam, in units of a weight. Default: a fiftieth of the root mean square of b - a.
         generator: of the kick, of t and of the batches. Default: seeded by the operating system.
         progress: called as ``progress(steps, description)``; ``tqdm.tqdm`` fits.
 
     Returns:
         BezierPath on the CPU. Its control point is near a local minimum of E_t f(phi_t), and other seeds may find
-        others. ``height`` says how far f still rises on this curve; the training lowers the mean, not this maximum.
+        others. ``height`` says how far f still rises on this curve, with its ``stderr`` over examples; the training
+        lowers the mean, not this maximum.
 
     Raises:
-        ValueError: sizes that do not fit, coinciding ends, steps, points or learning_rate out of range, no batch.
+        ValueError: sizes that do not fit, ends that coincide or are not finite, steps, points or learning_rate out of
+            range, no batch.
         FloatingPointError: the loss stopped being finite.
 
     Reference:
@@ -88,7 +95,8 @@ def bezier_path(
         -3.0
     """
     start = time.perf_counter()
-    batches = [objective] if batches is None else list(batches)
+    objective = to_walk_between(objective)
+    batches = [objective] if batches is None else [to_walk_between(batch) for batch in batches]
     _check(objective, theta_a, theta_b, steps, points, batches)
     a, b = (theta.detach().to(objective.device, objective.dtype) for theta in (theta_a, theta_b))
     distance = float((b - a).norm())
@@ -111,16 +119,21 @@ def bezier_path(
         adam.step()
     c.grad = None
     t = np.linspace(0, 1, points)
+    found = [measure(objective, bezier_point(a, c, b, s)) for s in t.tolist()]
+    with np.errstate(invalid="ignore"):  # inf - inf
+        baseline = replace(found[0], loss=(found[0].loss + found[-1].loss) / 2)
     return BezierPath(
         theta_a=a.cpu(),
         control=c.cpu(),
         theta_b=b.cpu(),
         t=t,
         arc_length=bezier_length(a, c, b, t),
-        loss=np.array([objective.value(bezier_point(a, c, b, s)) for s in t.tolist()]),
+        loss=np.array([each.metrics["loss"] for each in found]),
+        rise_stderr=np.array([each.stderr(baseline) for each in found]),
         training_t=drawn,
         training_loss=losses,
         learning_rate=rate,
+        batch_norm=batch_norm_of(objective),
         cost=Cost(values=points, gradients=steps, seconds=time.perf_counter() - start),
     )
 
@@ -134,8 +147,10 @@ def _value_and_gradient(f: Objective, a: Tensor, c: Tensor, b: Tensor, t: float)
 def _check(
     objective: Objective, theta_a: Tensor, theta_b: Tensor, steps: int, points: int, batches: Sequence[Objective]
 ) -> None:
-    check_vector("theta_a", theta_a, objective.size)
-    check_vector("theta_b", theta_b, objective.size)
+    for name, theta in (("theta_a", theta_a), ("theta_b", theta_b)):
+        check_vector(name, theta, objective.size)
+        if not bool(theta.isfinite().all()):
+            raise ValueError(f"{name} is not finite: give finite weights")
     if torch.equal(theta_a, theta_b):
         raise ValueError("theta_a and theta_b are the same point: give two minima")
     if steps < 1:

@@ -28,7 +28,6 @@ __all__ = ["figures", "verdicts", "write_report"]
 # a difference of fewer standard errors is called none
 _SIGNIFICANT = 2.0
 _METHODS = ("laplace", "monte_carlo", "tempered")  # of local entropy
-_POINTS = ("vectors", "shift", "origin", "directions")  # of the parameter space: too long for JSON
 
 
 def write_report(comparison: Comparison, folder: str | Path) -> Path:
@@ -195,10 +194,11 @@ def _number(value: Any) -> str:
 def _plain(value: Any) -> Any:
     """As JSON has it: no points of the parameter space (the store keeps them), NaN as null, infinity as a string."""
     if is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.name not in _POINTS}
+        named = {f.name: getattr(value, f.name) for f in fields(value)}
+        return {name: _plain(item) for name, item in named.items() if not isinstance(item, torch.Tensor)}
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | torch.Tensor | np.generic):
+    if isinstance(value, np.ndarray | np.generic):
         return _plain(value.tolist())
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]

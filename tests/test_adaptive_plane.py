@@ -73,16 +73,30 @@ def test_noise_is_evaluated_nearly_everywhere_and_the_held_out_points_tell_it():
     assert found.held_out_error > 0.1 * np.ptp(found.loss)
 
 
-def test_losses_that_are_not_finite_are_evaluated_kept_and_counted():
+@pytest.mark.parametrize("edge", (T[:-1] + T[1:]) / 2)
+def test_losses_that_are_not_finite_are_evaluated_kept_and_counted(edge):
     def cliff(x, y):
-        return np.inf if x > 0.55 else np.nan if y > 0.75 else x**2 + y**2
+        return np.inf if x > edge else np.nan if y > 0.75 else x**2 + y**2
 
-    found, full = _plane(cliff), _full(cliff)
+    found = _plane(cliff)
+    _assert_the_same_points_are_finite(found, _full(cliff))
+    assert (found.saved > 0) == (edge > T[4])  # up to there no coarse cell has finite corners
+
+
+def test_a_cell_is_looked_at_again_when_its_neighbour_finds_that_its_edge_is_not_finite():
+    # of the cells of columns 8 to 12 and 12 to 16 the first is flat where it is looked at, in its corners and middle
+    def u(x, y):
+        i, j = round(10 * x + 10), round(10 * y + 10)
+        return np.inf if i == 10 and 11 <= j <= 13 else float((i, j) == (10, 14))
+
+    _assert_the_same_points_are_finite(_plane(u), _full(u))
+
+
+def _assert_the_same_points_are_finite(found, full):
     np.testing.assert_array_equal(np.isinf(found.loss), np.isinf(full))
     np.testing.assert_array_equal(np.isnan(found.loss), np.isnan(full))
     assert found.not_finite == (~np.isfinite(full)).sum()
     assert found.evaluated[~np.isfinite(full)].all()
-    assert found.saved > 0
 
 
 def test_nowhere_finite_is_evaluated_everywhere():
@@ -165,12 +179,26 @@ def test_a_networks_plane_takes_a_fourth_of_the_evaluations_to_a_hundredth_of_it
     assert np.isfinite(found.class_accuracy).all()
 
 
+def test_shares_and_errors_are_not_interpolated_beyond_what_they_can_be():
+    # a classifier whose accuracy falls from 1 to 0 over a step, where a spline overshoots on both sides
+    model = nn.Linear(1, 2, bias=False).double()
+    inputs = torch.ones(50, 1, dtype=DOUBLE)
+    f = ModelObjective(model, nn.CrossEntropyLoss(), (inputs, torch.zeros(50, dtype=torch.int64)))
+    found = plane(f, torch.zeros(2, dtype=DOUBLE), *torch.eye(2, dtype=DOUBLE), T, T, tol=0.1, generator=seeded(0))
+    assert found.saved > 0
+    for share in (found.accuracy, found.class_accuracy[..., 0]):
+        assert (share.min(), share.max()) == (0, 1)
+    for error in (found.loss_stderr, found.rise_stderr, found.accuracy_stderr):
+        assert error.min() >= 0
+
+
 def test_bad_options_are_named():
     for options, message in (
         ({"tol": 0.0}, r"tol=0\.0"),
         ({"tol": 1.5}, r"tol=1\.5"),
         ({"held_out": -1}, "held_out=-1"),
-        ({"a": T[::-1]}, "does not increase"),
+        ({"a": T[::-1]}, r"a does not increase \(1 is followed by 0\.9\)"),
+        ({"b": np.array([0.0, 0.5, 0.5])}, r"b does not increase \(0\.5 is followed by 0\.5\)"),
     ):
         with pytest.raises(ValueError, match=message):
             _plane(lambda x, y: x, **options)

@@ -378,6 +378,15 @@ def test_pictures_mark_the_height_and_share_their_colours(digits):
     assert ax.collections[0].get_clim() == (0, 3)
     assert "above the mean of the ends" in ax.collections[0].colorbar.ax.get_ylabel()
     ax.figure.canvas.draw()
+    lost = dataclasses.replace(
+        barrier_matrix(test, [a, b], points=5), height=np.array([[0, np.nan], [np.inf, 0]]), not_finite=3
+    )
+    ax = plots.barrier_matrix(lost)
+    assert ax.get_title() == "units as they are (3 points not finite)"
+    hatched = [patch for patch in ax.patches if patch.get_hatch()]
+    assert [patch.get_xy() for patch in hatched] == [(1, 0), (0, 1)]  # column and row
+    assert [text.get_text() for text in ax.texts] == ["", "", "not known", "inf"]
+    ax.figure.canvas.draw()
     flat = barrier_matrix(DoubleWell(), [_point(1), _point(1)], points=3)
     assert plots.barrier_matrix(flat).collections[0].get_clim() == (0, 1)
     plt.close("all")

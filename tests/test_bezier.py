@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from landscape import ModelObjective, bezier_path, plane_through, project_onto_plane
+from landscape import Checkpoint, ModelObjective, barrier, bezier_path, plane_through, project_onto_plane
 from landscape.bezier import _value_and_gradient
-from landscape.results import from_dataset, to_dataset
+from landscape.results import from_dataset, standard_error, to_dataset
 from landscape.results.bezier import bezier_length
 from tests.problems import DOUBLE, LogisticRegression, Quadratic, seeded, tiny_mlp, tiny_objective
 
@@ -189,11 +189,55 @@ def test_every_batch_is_drawn_alike():
     assert np.abs(np.bincount(spent) - 50).max() < 5 * math.sqrt(200 * 0.25 * 0.75)
 
 
+def test_frozen_statistics_are_gathered_anew_as_by_a_barrier():
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 3)).double()
+    data = tiny_mlp()[1]
+    f, g = (
+        ModelObjective(model, nn.CrossEntropyLoss(), data, batch_norm=policy) for policy in ("frozen", "recalibrated")
+    )
+    b = f.theta + torch.randn(f.size, generator=seeded(1), dtype=DOUBLE)
+    ends = barrier(f, f.theta, b, points=3)
+    for parts in (None, 3):
+        kept, anew = (
+            bezier_path(
+                each,
+                f.theta,
+                b,
+                steps=10,
+                points=5,
+                batches=None if parts is None else each.parts(parts),
+                generator=seeded(0),
+            )
+            for each in (f, g)
+        )
+        assert (kept.batch_norm, ends.batch_norm) == ("recalibrated", "recalibrated")
+        assert (kept.loss[0], kept.loss[-1]) == (ends.values[0], ends.values[-1])
+        np.testing.assert_array_equal(kept.loss, anew.loss)
+        np.testing.assert_array_equal(kept.training_loss, anew.training_loss)
+    assert f.batch_norm == "frozen"
+    assert bezier_path(tiny_objective(), torch.zeros(43), torch.ones(43), steps=1).batch_norm == "frozen"
+    assert _ring_path(steps=1).batch_norm == ""
+
+
+def test_the_height_has_the_error_of_the_examples_own_rises():
+    f = tiny_objective()
+    b = f.theta + torch.randn(f.size, generator=seeded(1), dtype=DOUBLE)
+    found = bezier_path(f, f.theta, b, steps=5, points=5, generator=seeded(0))
+    losses = np.array([f.per_example(x).loss for x in found.points(found.t)])
+    rises = losses - (losses[0] + losses[-1]) / 2
+    np.testing.assert_allclose(found.rise_stderr, standard_error(rises), rtol=1e-12)
+    top = rises.mean(axis=1).argmax()
+    assert found.height == pytest.approx(rises.mean(axis=1)[top], rel=1e-12)
+    assert found.stderr == found.rise_stderr[top]
+    assert np.isnan(_ring_path(steps=1).stderr)
+
+
 def test_neither_the_ends_nor_the_network_change_and_single_precision_stays():
     model = nn.Linear(3, 2)
     f = ModelObjective(model, nn.MSELoss(), (torch.ones(4, 3), torch.zeros(4, 2)))
-    a, b = f.theta.clone(), f.theta + 1
+    a, b, digest = f.theta.clone(), f.theta + 1, Checkpoint.of(model).digest()
     found = bezier_path(f, a, b, steps=5, generator=seeded(0))
+    assert Checkpoint.of(model).digest() == digest
     assert torch.equal(a, f.theta)
     assert torch.equal(b, f.theta + 1)
     assert found.control.dtype == torch.float32
@@ -226,8 +270,9 @@ def test_bad_input_is_named():
     ):
         with pytest.raises(ValueError, match=message):
             bezier_path(f, WEST, EAST, **options)
-    with pytest.raises(ValueError, match="learning_rate=nan"):
-        bezier_path(f, WEST, EAST * float("nan"))
+    for name, ends in (("theta_b", (WEST, EAST * float("nan"))), ("theta_a", (WEST / 0, EAST))):
+        with pytest.raises(ValueError, match=f"{name} is not finite: give finite weights"):
+            bezier_path(f, *ends)
 
 
 def test_a_loss_that_overflows_stops_the_training():

@@ -21,6 +21,7 @@ from landscape import (
     sharpest_ascent,
     trajectory_plane,
 )
+from landscape.directions.fingerprints import fingerprints
 from landscape.directions.random import _give_norms
 from landscape.results import from_dataset, to_dataset
 from tests.problems import DOUBLE, LogisticRegression, Quadratic, seeded, symmetric, tiny_mlp
@@ -313,6 +314,17 @@ def test_a_frame_survives_its_dataset():
 
 
 # --- derivatives -------------------------------------------------------------------------------------
+
+
+def test_a_fingerprint_is_linear_and_off_by_as_much_as_its_vector(monkeypatch):
+    monkeypatch.setattr("landscape.directions.fingerprints._BLOCK", 100)
+    u, v = torch.randn(2, 250, generator=seeded(0), dtype=DOUBLE)
+    of_u, of_v, of_both = fingerprints(u, v, u + 3 * v)
+    np.testing.assert_allclose(of_both, of_u + 3 * of_v, rtol=1e-12)
+    # unit vectors, whose numbers are independent N(0, 1): the mean square of 1000 is 1 to 3 * sqrt(2/1000)
+    assert np.mean(fingerprints(*torch.eye(250)) ** 2) == pytest.approx(1, abs=3 * math.sqrt(2 / 1000))
+    # rounding to float32 is of 1e-8 of each weight
+    np.testing.assert_allclose(*fingerprints(u, u.float()), atol=1e-6 * float(u.norm()))
 
 
 def test_an_eigenvector_is_a_unit_direction_of_its_eigenvalue():

@@ -45,7 +45,7 @@ def test_the_guide_to_slices_runs_as_printed(tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "slices.md").read_text(), re.S)
     exec(compile("\n".join(blocks), "slices.md", "exec"), {"__name__": "slices"})
     plt.close("all")
-    assert "1 evaluation, at theta, and True" in capsys.readouterr().out
+    assert "2 evaluations, at theta and at one point, and True" in capsys.readouterr().out
 
 
 def test_the_problem_function_is_a_problem(tmp_path):

@@ -278,6 +278,18 @@ REFUSED = {
         _Forward(lambda m, x: m.b((h := m.a(x)).view(h.size(0) * 2, -1)), a=_linear(4, 8), b=_linear()),
         r"'view'",
     ),
+    "rows of positions": (  # of 16 channels x 3 x 3: nine rows of one example, in each of which channels are mixed
+        _Forward(lambda m, x: m.b(m.a(x).view(-1, 16)), a=nn.Conv2d(2, 16, 3), b=_linear(16)),
+        r"operation 'view' .* hidden units of layer 'a'.* whether its rows are examples",
+    ),
+    "rows of several channels": (
+        _Forward(lambda m, x: m.b(m.a(x).reshape(-1, 144)), a=nn.Conv2d(2, 16, 3), b=_linear(144)),
+        r"operation 'reshape' .* whether its rows are examples",
+    ),
+    "rows of features": (
+        _Forward(lambda m, x: m.b(m.a(x).view(-1, 2)), a=_linear(), b=_linear(2)),
+        r"operation 'view' .* whether its rows are examples",
+    ),
     "mean of channels": (_Forward(lambda m, x: m.b(m.a(x).mean((1, 2))), a=nn.Conv2d(2, 4, 1), b=_linear()), r"'mean'"),
     "mean of everything": (_Forward(lambda m, x: m.b(m.a(x).mean() + x), a=_linear(), b=_linear()), r"'mean'"),
     "statistics twice": (
@@ -310,6 +322,24 @@ def test_what_is_not_covered_is_named(kind):
     network, message = REFUSED[kind]
     with pytest.raises(ValueError, match=message):
         match_weights(network, Checkpoint.of(network), Checkpoint.of(network))
+
+
+def test_rows_of_a_known_length_are_examples_where_outputs_say_so():
+    def positions(side: int) -> nn.Module:  # 16 channels x side x side, in rows of 144 = 16 x 3 x 3
+        return _Forward(lambda m, x: m.b(m.a(x).relu().view(-1, 144)), a=nn.Conv2d(2, 16, side), b=_linear(144, 3))
+
+    inputs = _inputs((2, 8, 8))
+    for side, mixes in ((6, False), (3, True)):
+        network, other = (_random(lambda side=side: positions(side), seed) for seed in (0, 1))
+        a, b = Checkpoint.of(network, "a"), Checkpoint.of(other, "b")
+        if mixes:
+            with pytest.raises(ValueError, match="outputs differ by"):
+                match_weights(network, a, b, inputs=inputs)
+        else:
+            found = match_weights(network, a, b, inputs=inputs)
+            assert found.squared_distance < found.squared_distance_before
+    features = _random(lambda: _Forward(lambda m, x: m.b(m.a(x).view(-1, 4)), a=_linear(), b=_linear()), 0)
+    match_weights(features, Checkpoint.of(features), Checkpoint.of(features))  # a row for each example as before
 
 
 def test_a_forward_that_does_more_than_its_graph_is_caught_by_the_outputs():

@@ -101,6 +101,20 @@ def test_between_checkpoints_the_statistics_are_interpolated_and_the_ends_are_th
     with torch.no_grad():
         direct = nn.functional.cross_entropy(between.eval()(inputs), targets)
     assert found.loss[1] == pytest.approx(float(direct), rel=1e-12)
+    assert found.batch_norm == "interpolated"
+    assert path(f, a, a, [0.5]).batch_norm == "frozen"  # nothing to interpolate
+
+
+def test_beyond_the_ends_no_variance_falls_below_zero():
+    a, b, (inputs, targets) = _ends()
+    a.tensors["1.running_var"].fill_(1.0)
+    b.tensors["1.running_var"].fill_(0.25)  # 1 - 0.75 t is -0.5 at t = 2
+    f = ModelObjective(_network(2), nn.CrossEntropyLoss(), (inputs, targets))
+    beyond = {k: 2 * b.tensors[k] - t for k, t in a.tensors.items()}
+    at_zero = f.at(Checkpoint("beyond", {**beyond, "1.running_var": torch.zeros(5, dtype=DOUBLE)}))
+    found = path(f, a, b, [2.0])
+    assert found.loss[0] == pytest.approx(at_zero.value(at_zero.theta), rel=1e-12)
+    assert found.not_finite == 0
 
 
 def test_recalibrated_statistics_reproduce_the_ends_own_metrics():

@@ -47,6 +47,8 @@ def test_the_legend_sets_outliers_beside_classes():
     density = spectral_density(matrix, steps=30, probes=2, deflate=pairs, generator=seeded(0))
     ax = plots.eigenvalue_histogram({"A": density}, classes=4)
     assert _legend(ax) == ["A: 3 outliers, 4 classes"]
+    plain = spectral_density(matrix, steps=30, probes=2, generator=seeded(0))
+    assert _legend(plots.eigenvalue_histogram({"A": plain}, classes=4)) == ["A"]  # where no outlier was looked for
 
 
 def test_three_panels_show_the_whole_zero_and_the_negative_tail():

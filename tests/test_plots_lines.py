@@ -105,18 +105,6 @@ def test_circles_stand_where_the_line_leaves_its_parabola():
     assert plots.lines({"A": moved}, share=0.9).lines[2].get_xdata().tolist() == [-2.0]
 
 
-def test_the_parabola_touches_the_line_at_zero_between_its_points():
-    uneven = dataclasses.replace(
-        lines_of()["A"],
-        coordinates=np.array([-1.0, 3.0]),
-        loss=np.array([1.0, 5.0]),
-        loss_stderr=np.full(2, np.nan),
-    )
-    ax = plots.lines({"A": uneven}, xlabel="a", parabolas={"A": 2.0})
-    # the loss at 0 is 2, a quarter of the way from 1 to 5; then 2 + a^2
-    assert ax.lines[1].get_ydata() == pytest.approx([3.0, 11.0], rel=1e-14)
-
-
 def test_a_steep_parabola_does_not_stretch_the_picture():
     plain, steep = (dataclasses.replace(lines_of()["A"], slope=0.0, curvature=c) for c in (np.nan, 1e9))
     assert plots.lines({"A": steep}).get_ylim() == pytest.approx(plots.lines({"A": plain}).get_ylim())

@@ -17,6 +17,7 @@ from landscape import (
     random_direction,
     trajectory_plane,
 )
+from landscape.results import from_dataset, to_dataset
 from tests.pictures import A, E, lines_of, paraboloid, planes_of, texts, with_holes, words
 from tests.problems import DOUBLE, LogisticRegression, seeded, tiny_objective
 
@@ -181,6 +182,13 @@ def test_a_log_scale_shows_no_less_than_interpolation_may_miss():
     assert plots.loss_surface(full)[1].get_clim() == (1e-3, 1.001)
     low, high = plots.loss_surface(adaptive)[1].get_clim()
     assert (low, high) == (pytest.approx(0.01), 1.001)  # 1 % of the range from 0.001 to 1.001
+    # the miss is a share of the plane's own range, and is one of the loss
+    wide = plane(paraboloid(constant=1e-3), E[0] * 0, E[0], E[1], 10 * a, 10 * a)
+    for drawn in ({"full": wide, "adaptive": adaptive}, {"adaptive": adaptive, "full": wide}):
+        limits = plots.loss_surfaces(drawn).axes[0].collections[0].get_clim()
+        assert limits == (pytest.approx(0.01), pytest.approx(100.001))
+    wrong = dataclasses.replace(adaptive, accuracy=1 - adaptive.loss / 2)
+    assert plots.loss_surface(wrong, metric="error")[1].get_clim() == (pytest.approx(5e-4), pytest.approx(0.5005))
     # what interpolation overshot is no reason for a linear scale, nor for a hole
     i, j = np.argwhere(~adaptive.evaluated)[0]
     loss = adaptive.loss.copy()
@@ -225,8 +233,43 @@ def test_frames_and_planes_agree_on_their_units():
     other = plane(paraboloid(), theta, E[0], E[1], A, A)
     tilted = plane(paraboloid(), theta, d1, 4 * (E[0] + E[1]) / 2**0.5, A, A)
     for wrong in (other, tilted):
-        with pytest.raises(ValueError, match="give project_onto_plane the plane's own directions"):
+        with pytest.raises(ValueError, match=r"another direction \d than the plane's: give both the same"):
             plots.loss_surface(wrong, checkpoints=frame)
+
+
+def test_a_frame_of_another_orthonormal_plane_or_origin_is_refused():
+    frame = project_onto_plane([E[2] + E[0]], E[2], E[0], E[1], names=["here"])
+    for origin, d1, d2, message in (
+        (E[2], E[0], E[3], "direction 2"),
+        (E[2], E[1], E[0], "direction 1"),
+        (E[2], E[0], -E[1], "direction 2"),
+        (E[2] + 1e-3 * E[0], E[0], E[1], "origin"),
+        (0 * E[2], E[0], E[1], "origin"),
+    ):
+        with pytest.raises(ValueError, match=f"the frame has another {message} than the plane's: give both the same"):
+            plots.loss_surface(plane(paraboloid(), origin, d1, d2, A, A), checkpoints=frame)
+    own = plane(paraboloid(), E[2], E[0], E[1], A, A)
+    for again in (own, from_dataset(to_dataset(own))):
+        assert texts(plots.loss_surface(again, checkpoints=from_dataset(to_dataset(frame)))[0]) == {"here": (1, 0)}
+
+
+def test_a_plane_of_rounded_directions_goes_with_the_frame_of_exact_ones():
+    points = torch.randn(3, 8, generator=seeded(0), dtype=DOUBLE)
+    frame = plane_through(*points)
+    single = [vector.float() for vector in (frame.origin, *frame.directions)]
+    assert not torch.equal(single[1].double(), frame.directions[0])
+    plots.loss_surface(plane(paraboloid(), *single, A, A), checkpoints=frame)
+
+
+def test_oblique_directions_say_their_angle_and_are_not_drawn_to_scale():
+    theta = torch.zeros(8, dtype=DOUBLE)
+    oblique = (E[0] + 3**0.5 * E[1]) / 2
+    ax, _ = plots.loss_surface(plane(paraboloid(), theta, E[0], oblique, A, A))
+    assert ax.get_aspect() == "auto"
+    assert ax.get_title() == "directions at 60° to each other: not to scale"
+    ax, _ = plots.loss_surface(plane(paraboloid(), theta, E[0], E[1] + 0.04 * E[0], A, A))
+    assert ax.get_aspect() != "auto"  # 2 degrees
+    assert ax.get_title() == ""
 
 
 def _trajectory():

@@ -53,13 +53,15 @@ def test_the_line_and_the_curve_are_drawn_against_the_way_walked():
 
 
 def test_the_line_must_be_that_between_the_ends_of_the_curve():
-    f, curve, _ = _curve()
+    f, curve, straight = _curve()
     with pytest.raises(ValueError, match=r"unit 'direction'.*give landscape.path"):
         plots.path_and_curve(line(f, E[0], -2 * E[0], A), curve, ends=("a", "b"))
     with pytest.raises(ValueError, match=r"from 0 to 0\.5"):
         plots.path_and_curve(path(f, E[0], -E[0], [0, 0.5]), curve, ends=("a", "b"))
     with pytest.raises(ValueError, match=r"points 1\.414 apart, the curve's ends are 2 apart"):
         plots.path_and_curve(path(f, E[0], E[1], [0, 1]), curve, ends=("a", "b"))
+    with pytest.raises(ValueError, match=r"straight has batch_norm='frozen', the curve '': give landscape\.path"):
+        plots.path_and_curve(dataclasses.replace(straight, batch_norm="frozen"), curve, ends=("a", "b"))
 
 
 def test_the_curve_lies_in_its_plane():

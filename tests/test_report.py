@@ -73,6 +73,9 @@ def test_every_number_is_in_strict_json(folder):
     assert content["names"] == ["A", "B & <C>", "D"]
     assert len(content["results"]["A/plane_random"]["loss"]) == 3
     assert "vectors" not in content["results"]["A/eigenpairs"]
+    assert "directions" not in content["results"]["minima/frame"]
+    for kind in ("line_eigenvector", "band_random", "plane_random"):
+        assert content["results"][f"A/{kind}"]["origin"] == content["results"]["A/line_eigenvector"]["origin"] > 0
     row = content["measures"]["names"].index("train loss")
     assert content["measures"]["stderr"][row] == [0, 0, 0]
     row = content["measures"]["names"].index("most negative Ritz value")

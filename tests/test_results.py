@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from landscape import Dense, eigenpairs, line, line_band, local_entropy, plane, spectral_density
+from landscape import (
+    Dense,
+    bezier_path,
+    eigenpairs,
+    line,
+    line_band,
+    local_entropy,
+    plane,
+    project_onto_plane,
+    spectral_density,
+)
 from landscape.results import Measures, from_dataset, standard_error, to_dataset
 from tests.problems import DOUBLE, LogisticRegression, seeded, symmetric, tiny_objective
 
@@ -25,6 +35,9 @@ def _records():
     yield line_band(f, w, [0.0, 1.0], directions=2, normalization="none", generator=seeded(0))
     network = tiny_objective()
     yield line(network, network.theta, network.theta, [0.0, 1.0], derivatives=True)
+    yield line_band(tiny_objective(batch_norm="batch", weight_decay=0.1), network.theta, [0.0, 1.0], directions=2)
+    yield project_onto_plane([w, 2 * w], w, e[0], e[1])
+    yield bezier_path(network, network.theta, -network.theta, steps=2, points=3, generator=seeded(0))
     yield Measures(
         names=["a"],
         flatter=["lower"],

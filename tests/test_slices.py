@@ -1,5 +1,7 @@
 """Lines, bands and planes through functions whose slices are known."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -156,6 +158,21 @@ def test_error_rate_and_accuracy_by_class_are_those_of_direct_evaluation():
         np.testing.assert_allclose(by_class, [right[targets == c].mean() for c in range(3)], rtol=1e-12)
 
 
+def test_a_slice_says_what_batch_norm_did_and_how_much_weight_decay_there_was():
+    f, g = tiny_objective(batch_norm="recalibrated", weight_decay=0.1), tiny_objective()
+    x = f.theta
+    for kind in (
+        line({"f": f, "g": g}, x, x, [0.0]),
+        plane({"f": f, "g": g}, x, x, torch.randn(f.size, generator=seeded(0), dtype=DOUBLE), [0.0], [0.0]),
+        line_band({"f": f, "g": g}, x, [0.0], directions=1),
+        path({"f": f, "g": g}, x, 2 * x, [0.0]),
+    ):
+        assert (kind["f"].batch_norm, kind["f"].weight_decay) == ("recalibrated", 0.1)
+        assert (kind["g"].batch_norm, kind["g"].weight_decay) == ("frozen", 0.0)
+    quadratic, x, d, _ = _quadratic()
+    assert line(quadratic, x, d, [0.0]).batch_norm == ""
+
+
 def test_a_function_that_is_no_network_has_a_loss_alone():
     f, x, d, _ = _quadratic()
     found = line(f, x, d, [0.0, 1.0])
@@ -209,8 +226,26 @@ def test_a_normalised_direction_may_name_its_axis_by_it(unit):
     first, second = plane(f, f.theta, d1, d2, [0.0], [0.0], unit=unit).axes
     assert "along direction 1 relative" in first
     assert "along direction 2 relative" in second
-    with pytest.raises(ValueError, match=rf"in '0.weight', where theta has .*: unit='{unit}' is for"):
+    where = "in a filter of" if unit == "filter" else "in"
+    with pytest.raises(ValueError, match=rf"{where} '0.weight', where theta has .*: unit='{unit}' is for"):
         line(f, f.theta, 2 * d1, [0.0], unit=unit)
+
+
+def test_a_layer_normalised_direction_is_not_relative_to_filters_but_the_other_way_round():
+    f = tiny_objective()
+    by_filter, by_layer = (
+        random_direction(f, f.theta, normalization=n, generator=seeded(0)) for n in ("filter", "layer")
+    )
+    with pytest.raises(ValueError, match=r"in a filter of '0\.weight'"):
+        line(f, f.theta, by_layer, [0.0], unit="filter")
+    assert line(f, f.theta, by_filter, [0.0], unit="layer").unit == "layer"  # then each tensor has its norm too
+
+
+def test_a_direction_rounded_to_the_networks_dtype_is_still_relative_to_its_filters():
+    model, (inputs, targets) = tiny_mlp()
+    f = ModelObjective(model.bfloat16(), nn.CrossEntropyLoss(), (inputs.bfloat16(), targets))
+    d = random_direction(f, f.theta, one_dimensional="normalize", generator=seeded(0))
+    assert line(f, f.theta, d, [0.0], unit="filter").unit == "filter"
 
 
 # --- the parabola ------------------------------------------------------------------------------------
@@ -258,6 +293,26 @@ def test_a_loss_that_is_not_finite_has_left_and_rounding_has_not():
     assert line(flat, ZERO, E0, [-1.0, 0.0, 1.0], derivatives=True).leaves_parabola() == (np.inf, np.inf)
 
 
+def test_where_batch_norm_is_recalibrated_the_derivatives_are_of_another_function():
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)).double()
+    _, data = tiny_mlp()
+    of = {p: ModelObjective(model, nn.CrossEntropyLoss(), data, batch_norm=p) for p in ("recalibrated", "batch")}
+    f = of["recalibrated"]
+    d = torch.randn(f.size, generator=seeded(0), dtype=DOUBLE)
+    h = 1e-4  # the difference quotient is right to h^2
+    walked = line(f, f.theta, d, [-h, h]).loss
+    assert abs((walked[1] - walked[0]) / (2 * h) - float(f.gradient(f.theta) @ d)) > 1e-3
+    with pytest.raises(
+        ValueError, match=r"derivatives=True with batch_norm='recalibrated'.*give derivatives=False, or"
+    ):
+        line(of, f.theta, d, [0.0], derivatives=True)
+    found = line(of["batch"], f.theta, d, [-h, h], derivatives=True)
+    assert found.slope == pytest.approx((found.loss[1] - found.loss[0]) / (2 * h), abs=1e-5)
+    # without such layers there is nothing to gather
+    plain = tiny_objective(batch_norm="recalibrated")
+    assert np.isfinite(line(plain, plain.theta, plain.theta, [0.0], derivatives=True).slope)
+
+
 def test_without_derivatives_there_is_no_parabola_to_leave():
     f, x, d, _ = _quadratic()
     with pytest.raises(ValueError, match="derivatives=True"):
@@ -274,6 +329,12 @@ def test_every_line_of_a_band_is_a_random_line_and_all_differ():
     a = [-0.5, 0.0, 0.5]
     band = line_band(f, f.theta, a, directions=5, generator=seeded(0))
     assert band.loss.shape == band.accuracy.shape == (5, 3)
+    seeds = torch.randint(2**62, (5,), generator=seeded(0)).tolist()
+    for k, seed in enumerate(seeds):
+        alone = line(f, f.theta, random_direction(f, f.theta, generator=seeded(seed)), a, unit="filter")
+        np.testing.assert_array_equal(band.loss[k], alone.loss)
+        np.testing.assert_array_equal(band.accuracy[k], alone.accuracy)
+        assert band.direction_norms[k] == alone.direction_norm
     assert (band.loss[:, 1] == f.value(f.theta)).all()
     assert len(set(band.loss[:, 0])) == 5
     assert band.unit == "filter"
@@ -291,12 +352,27 @@ def test_along_gaussian_directions_an_isotropic_quadratic_rises_by_chi_squared()
     assert band.unit == "direction"
 
 
-def test_quantiles_are_over_directions_with_inf_above_all_losses():
+@pytest.mark.parametrize("directions", [1, 2, 5, 16])
+def test_quantiles_are_over_directions(directions):
     f = LogisticRegression()
-    band = line_band(f, torch.zeros(8, dtype=DOUBLE), [0.0, 1.0], directions=5, normalization="none")
+    band = line_band(f, torch.zeros(8, dtype=DOUBLE), [0.0, 1.0], directions=directions, normalization="none")
     assert (band.quantile(0) == band.loss.min(axis=0)).all()
     assert (band.quantile(1) == band.loss.max(axis=0)).all()
-    np.testing.assert_array_equal(band.median, np.median(band.loss, axis=0))
+    for q in (0.25, 0.5, 0.9):  # rounding of a mean of two
+        np.testing.assert_allclose(band.quantile(q), np.quantile(band.loss, q, axis=0), rtol=1e-15)
+    np.testing.assert_array_equal(band.median, band.quantile(0.5))
+    for q in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match=rf"q={q}: give a number from 0 to 1"):
+            band.quantile(q)
+
+
+def test_inf_is_above_all_losses_and_nan_above_inf():
+    f = LogisticRegression()
+    band = line_band(f, torch.zeros(8, dtype=DOUBLE), [0.0, 1.0], directions=4, normalization="none")
+    broken = dataclasses.replace(band, loss=np.array([[1.0, 1.0], [np.inf, 2.0], [np.nan, np.inf], [0.0, np.inf]]))
+    np.testing.assert_array_equal(broken.median, [np.inf, np.inf])  # between 1 and inf, and between 2 and inf
+    np.testing.assert_array_equal(broken.quantile(1), [np.nan, np.inf])
+    np.testing.assert_array_equal(broken.quantile(1 / 3), [1.0, 2.0])
     cliff = Along(lambda a: np.inf if a > 0 else a**2)
     half = line_band(cliff, ZERO, [1.0], directions=64, normalization="none", generator=seeded(0))
     assert half.quantile(0.9)[0] == np.inf
@@ -331,7 +407,7 @@ def test_slices_leave_the_network_theta_and_directions_as_they_were(batch_norm):
     theirs = [*model.state_dict().values(), f.theta, d1, d2, *ends[0].tensors.values(), *ends[1].tensors.values()]
     before = [tensor.clone() for tensor in theirs]
     metrics = f.metrics(f.theta)
-    line(f, f.theta, d1, [0.0, 1.0], derivatives=True)
+    line(f, f.theta, d1, [0.0, 1.0], derivatives=batch_norm == "frozen")
     line_band(f, f.theta, [0.0, 1.0], directions=2)
     plane(f, f.theta, d1, d2, np.linspace(-1, 1, 6), np.linspace(-1, 1, 6), tol=0.1)
     path(f, *ends, [0.0, 0.5])
@@ -352,6 +428,11 @@ def test_the_time_is_estimated_from_evaluations():
     f = Counts(torch.eye(2, dtype=DOUBLE), ZERO)
     assert estimate_seconds({"one": f, "two": f}, ZERO, points=1000) > 0
     assert len(calls) == 4
+    assert estimate_seconds(f, ZERO, points=0) == 0
+    with pytest.raises(ValueError, match="points=-1: give a number of points, 0 or more"):
+        estimate_seconds(f, ZERO, points=-1)
+    with pytest.raises(ValueError, match=r"theta has shape \(3,\)"):
+        estimate_seconds(f, torch.zeros(3), points=1)
 
 
 # --- bad input ---------------------------------------------------------------------------------------

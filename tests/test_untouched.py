@@ -10,9 +10,15 @@ from landscape import (
     Checkpoint,
     Hessian,
     ModelObjective,
+    barrier,
+    barrier_matrix,
+    bezier_path,
     eigenpairs,
     line,
+    line_band,
     local_entropy,
+    match_weights,
+    path,
     plane,
     random_direction,
     spectral_density,
@@ -46,6 +52,16 @@ def _everything(model: nn.Module, batch_norm: str) -> None:
     d1, d2 = (random_direction(f, f.theta, generator=g) for _ in range(2))
     line(f, f.theta, d1, [0.0, 1.0])
     plane(f, f.theta, d1, d2, [0.0, 1.0], [0.0, 1.0])
+    plane(f, f.theta, d1, d2, np.linspace(-1, 1, 6), np.linspace(-1, 1, 6), tol=0.1, generator=g)
+    line_band(f, f.theta, [0.0, 1.0], directions=2, generator=g)
+    a = Checkpoint.of(model, "a")
+    b = Checkpoint("b", {k: 2 * t if k in (*f.space.names, "1.running_var") else t for k, t in a.tensors.items()})
+    path(f, a, b, [0.0, 0.5])
+    path(f, f.theta, 2 * f.theta, [0.0, 0.5])
+    bezier_path(f, f.theta, 2 * f.theta, steps=2, points=3, batches=f.parts(2), generator=g)
+    match_weights(f, a, b, generator=g)
+    barrier(f, a, b, points=3)
+    barrier_matrix(f, [a, b], points=3, generator=g)
 
 
 def test_the_network_is_bit_identical_after_everything():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import combinations
 from typing import Any
@@ -86,9 +87,8 @@ def _spanned(f: ModelObjective, points: Sequence[Tensor], settings: CompareSetti
     """By the first checkpoints that lie on no line with the first, and where there are none by random directions."""
     generator = settings.seeded()
     random = [points[0] + random_direction(f, points[0], generator=generator) for _ in range(2)]
-    for others in combinations([*points[1:], *random], 2):
-        try:
+    *pairs, last = combinations([*points[1:], *random], 2)
+    for others in pairs:
+        with suppress(ValueError):  # on one line
             return plane_through(points[0], *others)
-        except ValueError:  # on one line
-            continue
-    raise ValueError("the first checkpoint's weights are all zero: no direction can be normalised by them")
+    return plane_through(points[0], *last)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from landscape.directions.fingerprints import fingerprints
 from landscape.parameters import check_vector
 from landscape.results import Frame
 
@@ -180,6 +181,7 @@ def project_onto_plane(
         coordinates=torch.linalg.solve_triangular(triangle, along.T, upper=True).T.numpy(),
         out_of_plane=squared_rest.sqrt().numpy(),
         explained=(squares.sum(dim=0) / (squares.sum() + squared_rest.sum())).numpy(),
+        fingerprint=fingerprints(origin, *directions),
     )
 
 

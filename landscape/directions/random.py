@@ -21,7 +21,7 @@ from landscape.objective import ModelObjective, Objective
 from landscape.parameters import ParameterSpace, check_vector
 from landscape.randomness import generator_or_new, normal
 
-__all__ = ["random_direction"]
+__all__ = ["parts", "random_direction"]
 
 
 def random_direction(
@@ -75,9 +75,9 @@ def random_direction(
                 f"normalization={normalization!r} for a {type(objective).__name__}: only a ModelObjective knows its "
                 "layers, so give normalization='none'"
             )
-        parts = ParameterSpace.filters if normalization == "filter" else _tensors
+        space = objective.space
         for (name, d), (_, w) in zip(
-            parts(objective.space, direction), parts(objective.space, theta.cpu()), strict=True
+            parts(space, direction, normalization), parts(space, theta.cpu(), normalization), strict=True
         ):
             if one_dimensional == "zero" and name in objective.space.one_dimensional:
                 d.zero_()
@@ -91,8 +91,10 @@ def random_direction(
     return direction.to(objective.device, objective.dtype)
 
 
-def _tensors(space: ParameterSpace, vector: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Each whole tensor as its only filter."""
+def parts(space: ParameterSpace, vector: Tensor, normalization: str) -> Iterator[tuple[str, Tensor]]:
+    """Views of ``vector`` (n,) whose dimension 0 counts what has a norm of its own: filters, or whole tensors."""
+    if normalization == "filter":
+        return space.filters(vector)
     return ((name, view.reshape(1, -1)) for name, view in space.views(vector).items())
 
 

@@ -76,8 +76,13 @@ class _Units:
     blocks: bool = False  # whether a unit may be several neighbouring features: positions that were flattened
 
 
-def structure_of(network: nn.Module) -> Structure:
+def structure_of(network: nn.Module, *, checked: bool) -> Structure:
     """Find the hidden units of a multilayer perceptron or plain convolutional network.
+
+    Args:
+        network: the one.
+        checked: whether the outputs of a permuted network will be compared, so that a length in its forward, as in
+            ``x.view(-1, 400)``, may be taken to be what one example has.
 
     Raises:
         ValueError: it has no hidden units, cannot be traced, or has a layer or operation that is not covered, which is
@@ -94,7 +99,7 @@ def structure_of(network: nn.Module) -> Structure:
             f"{type(network).__name__} cannot be traced by torch.fx ({cause}): weight matching needs a forward without "
             "branches on its data"
         ) from cause
-    walk = _Walk(network, graph)
+    walk = _Walk(network, graph, checked)
     for node in graph.nodes:
         walk.visit(node)
     if not walk.units:
@@ -113,7 +118,8 @@ def _shared(network: nn.Module) -> list[str]:
 class _Walk:
     """Goes through the graph in order and notes where the units of each hidden layer are."""
 
-    def __init__(self, network: nn.Module, graph: fx.Graph) -> None:
+    def __init__(self, network: nn.Module, graph: fx.Graph, checked: bool) -> None:
+        self._checked = checked
         self.units: dict[str, int] = {}
         self.axes: dict[str, list[Axis]] = defaultdict(list)
         self._modules = dict(network.named_modules())
@@ -210,7 +216,15 @@ class _Walk:
         if name in {"view", "reshape"}:
             shape: Any = (*node.args[1:], *node.kwargs.values())
             shape = shape[0] if len(shape) == 1 and isinstance(shape[0], list | tuple) else shape
-            if len(shape) == 2 and _may_be_examples(shape[0]):
+            if len(shape) == 2 and (isinstance(shape[0], int) or _are_examples(shape[0])):
+                # of numbers alone nothing says that a row is an example, unless it is as long as before
+                as_before = not units.spatial and not units.blocks and shape[1] == self.units[units.layer]
+                if isinstance(shape[0], int) and not (as_before or self._checked):
+                    _refuse(
+                        f"operation {name!r} on the hidden units of layer {units.layer!r}",
+                        f"its shape {shape} does not say whether its rows are examples, so write "
+                        f"{name}(x.size(0), -1), or give inputs on which to see it",
+                    )
                 return _flattened(units)
         if name == "mean" and units.spatial:
             over, kept = _arguments(node, dim=(), keepdim=False)
@@ -224,11 +238,13 @@ def _flattened(units: _Units) -> _Units:
     return _Units(units.layer, 0, blocks=True) if units.spatial else units
 
 
-def _may_be_examples(length: Any) -> bool:
-    """Whether an entry of a shape is a number (-1, often) or the length of dimension 0."""
-    if not isinstance(length, fx.Node):
-        return True
-    return length.args[1:] == (0,) and (length.target == "size" or length.target is operator.getitem)
+def _are_examples(length: Any) -> bool:
+    """Whether an entry of a shape is the length of dimension 0."""
+    return (
+        isinstance(length, fx.Node)
+        and length.args[1:] == (0,)
+        and (length.target == "size" or length.target is operator.getitem)
+    )
 
 
 def _name(node: fx.Node) -> str:

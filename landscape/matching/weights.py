@@ -66,8 +66,9 @@ def match_weights(
         network: what both are checkpoints of, or an objective with it.
         checkpoint_a: the fixed one.
         checkpoint_b: the one to permute.
-        inputs: examples on which to see that the permuted network computes the same. Default: some of the
-            objective's data; for a bare network none.
+        inputs: examples on which to see that the permuted network computes the same, and whether rows of a given
+            length, as in ``x.view(-1, 400)``, are examples. Default: some of the objective's data; for a bare network
+            none.
         generator: of the orders in which the layers are gone through. Default: seeded by the operating system.
 
     Returns:
@@ -92,7 +93,7 @@ def match_weights(
         (array([7, 6, 5, 4, 3, 2, 1, 0]), 0.0)
     """
     model = network._model if isinstance(network, ModelObjective) else network
-    structure = structure_of(model)
+    structure = structure_of(model, checked=inputs is not None or isinstance(network, ModelObjective))
     before, target = (_loaded(model, checkpoint) for checkpoint in (checkpoint_b, checkpoint_a))
     a, b = _weights(target), _weights(before)
     permutations, sweeps = _ascend(structure, a, b, generator_or_new(generator))

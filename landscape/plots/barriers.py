@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 
+from landscape.plots.scales import METRIC_NAMES
 from landscape.plots.style import new_axes, palette
 from landscape.results import Barrier, BarrierMatrix
 
@@ -36,7 +38,7 @@ def barrier_line(
             _line(ax, found, f"{label}{suffix}", style, colors[label])
     ax.set(
         xlabel=rf"position $\alpha$ between {first.names[0]} (0) and {first.names[1]} (1)",
-        ylabel=first.metric if first.metric == "loss" else "error (share of wrong answers)",
+        ylabel=METRIC_NAMES[first.metric],
     )
     # above the axes: within, it would hide the top
     ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), fontsize="small")
@@ -46,6 +48,8 @@ def barrier_line(
 def barrier_matrix(result: BarrierMatrix, *, limits: tuple[float, float] | None = None, ax: Axes | None = None) -> Axes:
     """A heat map of the barriers between each two checkpoints, with their standard errors.
 
+    One that is inf or not known is hatched.
+
     Args:
         result: the barriers.
         limits: of the colours, to share them between matrices, as before and after matching. Default: zero to the
@@ -53,11 +57,12 @@ def barrier_matrix(result: BarrierMatrix, *, limits: tuple[float, float] | None 
         ax: default: a new one.
     """
     ax = ax or new_axes()
-    finite = result.height[np.isfinite(result.height)]
-    low, high = limits or (0.0, float(finite.max()) or 1.0)
+    broken = ~np.isfinite(result.height)
+    low, high = limits or (0.0, float(result.height[~broken].max()) or 1.0)
     rise = {"mean": "above the mean of the ends", "linear": "above the line between the ends"}[result.baseline]
     sns.heatmap(
         result.height,
+        mask=broken,
         vmin=low,
         vmax=high,
         cmap="viridis",
@@ -69,11 +74,13 @@ def barrier_matrix(result: BarrierMatrix, *, limits: tuple[float, float] | None 
         cbar_kws={"label": f"barrier: {result.metric} {rise}"},
         ax=ax,
     )
-    ax.set(
-        xlabel="checkpoint",
-        ylabel="checkpoint",
-        title="units matched" if result.matched else "units as they are",
-    )
+    for i, j in np.argwhere(broken):
+        ax.add_patch(Rectangle((j, i), 1, 1, fill=False, hatch="///", edgecolor="0.7", lw=0))
+        text = "not known" if np.isnan(result.height[i, j]) else f"{result.height[i, j]:g}"
+        ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", bbox={"color": "white", "pad": 2})
+    units = "units matched" if result.matched else "units as they are"
+    blank = f" ({result.not_finite} points not finite)" if result.not_finite else ""
+    ax.set(xlabel="checkpoint", ylabel="checkpoint", title=units + blank)
     ax.tick_params(axis="y", labelrotation=0)  # seaborn's are upright, where long names lie on one another
     return ax
 

@@ -26,7 +26,8 @@ def path_and_curve(straight: Line, curve: BezierPath, *, ends: tuple[str, str], 
         ax: default: a new one.
 
     Raises:
-        ValueError: the line is not between two ends, or between ends of another distance than the curve's.
+        ValueError: the line is not between two ends, or between ends of another distance than the curve's, or what
+            BatchNorm did on it was something else.
     """
     _check(straight, curve)
     ax = ax or new_axes()
@@ -91,6 +92,11 @@ def _check(straight: Line, curve: BezierPath) -> None:
         raise ValueError(
             f"straight has unit {straight.unit!r} and coordinates from {straight.coordinates[0]:g} to "
             f"{straight.coordinates[-1]:g}: give landscape.path between the curve's ends, from 0 to 1"
+        )
+    if straight.batch_norm != curve.batch_norm:
+        raise ValueError(
+            f"straight has batch_norm={straight.batch_norm!r}, the curve {curve.batch_norm!r}: give landscape.path an "
+            f"objective with batch_norm={curve.batch_norm!r}, so that both are of one function"
         )
     apart = float((curve.theta_b.double() - curve.theta_a.double()).norm())
     if not np.isclose(apart, straight.direction_norm, rtol=1e-4):

@@ -56,7 +56,6 @@ def lines(
     slices: Mapping[str, Line],
     *,
     xlabel: str | None = None,
-    parabolas: Mapping[str, float] | None = None,
     share: float = 0.1,
     ax: Axes | None = None,
 ) -> Axes:
@@ -65,7 +64,6 @@ def lines(
     Args:
         slices: by label. Where one was taken with its derivatives, its parabola is drawn too.
         xlabel: says what a coordinate is a multiple of. Default: what the records say.
-        parabolas: a curvature per label, for lines taken without derivatives; f(0) + curvature/2 a^2 is drawn dotted.
         share: of the rise, by which a line has left its parabola.
         ax: default: a new one.
 
@@ -74,12 +72,7 @@ def lines(
     """
     ax = ax or new_axes()
     curves = [(label, line, color, "-") for (label, line), color in zip(slices.items(), palette(slices), strict=True)]
-    _draw_losses(ax, curves, share=share if parabolas is None else None)
-    if parabolas is not None:
-        for label, line, color, _ in curves:
-            parabola = np.interp(0.0, line.coordinates, line.loss) + parabolas[label] / 2 * line.coordinates**2
-            ax.plot(line.coordinates, parabola, color=color, ls=":", lw=1)
-        ax.plot([], [], color="0.4", ls=":", lw=1, label=r"$f + \lambda a^2/2$")
+    _draw_losses(ax, curves, share=share)
     axis = axis_in_common({label: line.axis for label, line in slices.items()}) if xlabel is None else xlabel
     ax.set_xlabel(wrapped(axis, _WIDTH))
     ax.legend(frameon=False)

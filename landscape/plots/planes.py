@@ -27,6 +27,9 @@ __all__ = ["loss_bar", "loss_surface", "loss_surfaces", "on_axes"]
 
 _OFF_PLANE = "Reds"  # no colour of viridis, under which it lies
 _ON_PLANE = 1e-4  # of the plane's diagonal: nearer is on the plane, but for the rounding of float32 weights
+_ORTHOGONAL = 0.05  # |cosine| below which right angles are true to 3 degrees
+# of a vector's size: rounding to float32 moves a projection by some 3e-8 of that, another vector by its distance
+_SAME = 1e-5
 _SLIVER = 2.5  # times as long as wide, heuristic: its axis would be shorter than its name
 
 
@@ -43,12 +46,13 @@ def loss_surface(
 ) -> tuple[Axes, QuadContourSet]:
     """Contours of the loss over a plane, with checkpoints and a trajectory on it.
 
-    Of an adaptive plane, a log scale begins at what interpolation may miss by.
+    Of an adaptive plane, a log scale of the loss begins at what interpolation may miss by. Lengths are those of the
+    parameter space where the directions are orthogonal; where they are not, the title tells their angle.
 
     Args:
         plane: the result. Its origin is marked by a cross.
-        checkpoints: points to mark and name, in a frame of the plane's directions, such as ``plane_through`` and
-            ``project_onto_plane`` give. One that is off the plane says so beside its name.
+        checkpoints: points to mark and name, in a frame of the plane's origin and directions, such as
+            ``plane_through`` and ``project_onto_plane`` give. One that is off the plane says so beside its name.
         trajectory: points to join in their order, such as ``trajectory_plane`` gives; the redder, the further off the
             plane. The axes say what share of it they explain.
         metric: ``"loss"``, or ``"error"`` for the share of wrong answers.
@@ -62,8 +66,8 @@ def loss_surface(
         title.
 
     Raises:
-        ValueError: nothing is finite, a log scale of what is not positive, a grid without an area, a frame of other
-            directions than the plane's, an unknown metric or scale.
+        ValueError: nothing is finite, a log scale of what is not positive, a grid without an area, a frame of another
+            origin or other directions than the plane's, an unknown metric or scale.
     """
     norm = shared_norm([plane], metric, scale, limits)
     true = _true_to_scale([plane])
@@ -147,17 +151,15 @@ def on_axes(plane: Plane, frame: Frame) -> np.ndarray:
     """The points of a frame in the plane's own unit, (points, 2).
 
     Raises:
-        ValueError: the frame is of other directions.
+        ValueError: the frame is of another origin or other directions.
     """
-    norms = frame.directions.norm(dim=1).numpy()
-    d1, d2 = frame.directions
-    cosine = float(d1 @ d2) / norms.prod()
-    # the plane may have rounded its directions to float32
-    if not (np.allclose(norms, plane.direction_norms, rtol=1e-4) and abs(cosine - plane.cosine) < 1e-4):
-        raise ValueError(
-            f"the frame has directions of norms {norms} and cosine {cosine:.3g}, the plane {plane.direction_norms} and "
-            f"{plane.cosine:.3g}: give project_onto_plane the plane's own directions"
-        )
+    vectors = zip(("origin", "direction 1", "direction 2"), frame.fingerprint, plane.fingerprint, strict=True)
+    for name, of_frame, of_plane in vectors:
+        if not np.abs(of_frame - of_plane).max() <= _SAME * np.sqrt((of_frame**2).mean()):
+            raise ValueError(
+                f"the frame has another {name} than the plane's: give both the same, as in plane(f, frame.origin, "
+                "*frame.directions, ...)"
+            )
     return frame.coordinates * (plane.direction_norms if plane.unit == "norm" else 1.0)
 
 
@@ -187,7 +189,7 @@ def _shape(plane: Plane) -> float:
 
 def _true_to_scale(planes: Iterable[Plane]) -> bool:
     """Whether distances can be those of the parameter space, and leave pictures that are no slivers."""
-    return all(1 / _SLIVER <= _shape(plane) <= _SLIVER for plane in planes)
+    return all(abs(p.cosine) < _ORTHOGONAL and 1 / _SLIVER <= _shape(p) <= _SLIVER for p in planes)
 
 
 def _figure(planes: Collection[Plane], true: bool, trajectories: bool) -> Figure:
@@ -236,6 +238,8 @@ def _distance_bar(figure: Any, off: Normalize, axes: Any) -> None:
 def _say(ax: Axes, plane: Plane, metric: str, label: str, evaluated: bool) -> None:
     """The title: what the plane is, and what of it is blank or interpolated."""
     said = [label] if label else []
+    if abs(plane.cosine) >= _ORTHOGONAL:
+        said.append(f"directions at {plane.angle:.0f}° to each other: not to scale")
     if blank := blank_note(plane, metric):
         said.append(blank)
     if evaluated:

@@ -50,8 +50,8 @@ def shared_norm(
 ) -> Normalize:
     """Of the colours and heights of several planes: logarithmic where all is positive, unless ``scale`` says otherwise.
 
-    It covers what was evaluated: interpolation may overshoot. A log scale begins at the miss that interpolation was
-    allowed, ``tol`` of the range.
+    It covers what was evaluated: interpolation may overshoot. A log scale of the loss begins at the miss that
+    interpolation was allowed, the largest of the planes' ``tol`` times their own range.
 
     Args:
         planes: whose finite values it covers.
@@ -66,8 +66,8 @@ def shared_norm(
     if scale not in (None, "log", "linear"):
         raise ValueError(f"scale={scale!r}: give 'log', 'linear' or None")
     low, high = limits or _range(planes, metric)
-    if limits is None and low > 0 and scale != "linear":
-        low = max(low, *(plane.tol * (high - low) for plane in planes))
+    if limits is None and metric == "loss" and low > 0 and scale != "linear":
+        low = max(low, *map(_miss, planes))
     if not low < high:
         raise ValueError(f"limits={limits}: give the lower one first")
     if scale == "log" and not low > 0:
@@ -140,6 +140,12 @@ def _filled(text: str, width: int) -> str:
     count = len(textwrap.wrap(text, width, break_long_words=False))
     narrower = (textwrap.wrap(text, w, break_long_words=False) for w in range(1, width + 1))
     return "\n".join(next(lines for lines in narrower if len(lines) == count))
+
+
+def _miss(plane: Plane) -> float:
+    """That interpolation of its loss was allowed."""
+    finite = plane.loss[plane.evaluated & np.isfinite(plane.loss)]
+    return plane.tol * float(np.ptp(finite)) if len(finite) else 0.0
 
 
 def _range(planes: Sequence[Plane], metric: str) -> tuple[float, float]:

@@ -29,15 +29,22 @@ class BezierPath:
     t: Annotated[np.ndarray, "t"]  # (points,), from 0 to 1
     arc_length: Annotated[np.ndarray, "t"]  # (points,), walked from a to phi_t, in the norm of the weights
     loss: Annotated[np.ndarray, "t"]  # (points,), f(phi_t); NaN and inf are kept
+    rise_stderr: Annotated[np.ndarray, "t"]  # of f(phi_t) - (f(a) + f(b))/2, over examples; NaN where not known
     training_t: Annotated[np.ndarray, "step"]  # (steps,), where each step took its gradient
     training_loss: Annotated[np.ndarray, "step"]  # (steps,), the loss there and then, on that step's batch
     learning_rate: float
+    batch_norm: str  # what BatchNorm did at each point; "" for a function that is no network
     cost: Cost  # a gradient is one of a batch, where there were batches
 
     @property
     def height(self) -> float:
         """max_t f(phi_t) - (f(a) + f(b))/2 over the points: the barrier that is left on the curve."""
         return float((self.loss - (self.loss[0] + self.loss[-1]) / 2).max())
+
+    @property
+    def stderr(self) -> float:
+        """The standard error of the rise at the highest point, over examples, as if that point were known."""
+        return float(self.rise_stderr[self.loss.argmax()])
 
     def points(self, t: Any) -> Tensor:
         """phi_t for each of ``t`` (k,), shape (k, n)."""

@@ -28,6 +28,7 @@ class Frame:
     # (2,), the share of sum_i ||w_i - origin||^2 that lies along d1, and what d2 adds: their sum is the share in the
     # plane; NaN where all points are the origin
     explained: Annotated[np.ndarray, "direction"]
+    fingerprint: Annotated[np.ndarray, "vector", "projection"]  # (3, 4), of origin, d1 and d2: which plane this is
 
     def at(self, a: float, b: float) -> Tensor:
         """origin + a d1 + b d2, shape (n,)."""

@@ -52,6 +52,8 @@ class Line:
     eps: float  # relative rounding of the weights' dtype
     direction_norm: float  # ||d||
     unit: str  # of the coordinates
+    batch_norm: str  # what BatchNorm did at each point; "" for a function that is no network
+    weight_decay: float  # in the loss; 0 for a function that is no network
     not_finite: int  # points where the loss is NaN or inf
     cost: Cost
 
@@ -120,6 +122,8 @@ class LineBand:
     origin: float  # f(theta)
     direction_norms: Annotated[np.ndarray, "direction"]  # (K,) ||d_k||
     unit: str
+    batch_norm: str  # as those of a Line
+    weight_decay: float
     not_finite: int
     cost: Cost
 
@@ -131,10 +135,20 @@ class LineBand:
     def quantile(self, q: float) -> np.ndarray:
         """Of the loss over the directions, (points,).
 
-        It is a loss that was found, no mean of two, so that inf counts as the high loss it is; NaN counts as higher.
+        It is interpolated between the two losses on either side of rank q (K - 1), where they are finite. Where one is
+        not, it is the higher of the two: inf counts as the high loss it is, and NaN as higher.
+
+        Raises:
+            ValueError: ``q`` is not from 0 to 1.
         """
+        if not 0 <= q <= 1:
+            raise ValueError(f"q={q}: give a number from 0 to 1")
         ranked = np.sort(self.loss, axis=0)  # NaN goes last
-        return ranked[int(np.rint(q * (len(ranked) - 1)))]
+        rank = q * (len(ranked) - 1)
+        low, high = ranked[int(np.floor(rank))], ranked[int(np.ceil(rank))]
+        with np.errstate(invalid="ignore"):  # inf - inf
+            between = low + (rank - np.floor(rank)) * (high - low)
+        return np.where(np.isfinite(low) & np.isfinite(high), between, high)
 
     @property
     def axis(self) -> str:
@@ -146,7 +160,8 @@ class LineBand:
 class Plane:
     """f(theta + a d1 + b d2) on a grid.
 
-    Points that an adaptive plane did not evaluate are interpolated, in all arrays that are known where it did.
+    Points that an adaptive plane did not evaluate are interpolated, in all arrays that are known where it did. ``tol``
+    and ``held_out_error`` are of the loss alone: nothing is promised of interpolated accuracies and errors.
     """
 
     a: Annotated[np.ndarray, "a"]  # (A,) along d1
@@ -164,7 +179,10 @@ class Plane:
     held_out_error: float  # the largest miss among them, in units of the loss; NaN where there are none
     direction_norms: Annotated[np.ndarray, "direction"]  # (2,), ||d1|| and ||d2||
     cosine: float  # of the angle between d1 and d2
+    fingerprint: Annotated[np.ndarray, "vector", "projection"]  # (3, 4), of theta, d1 and d2: which plane this is
     unit: str  # of a and b
+    batch_norm: str  # as those of a Line
+    weight_decay: float
     not_finite: int
     cost: Cost
 
@@ -177,6 +195,11 @@ class Plane:
     def rise(self) -> np.ndarray:
         """f - f(theta), (A, B); its error is ``rise_stderr``."""
         return self.loss - self.origin
+
+    @property
+    def angle(self) -> float:
+        """Between d1 and d2, in degrees."""
+        return float(np.degrees(np.arccos(self.cosine)))
 
     @property
     def saved(self) -> int:

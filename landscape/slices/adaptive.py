@@ -3,12 +3,13 @@
 1. Evaluate a coarse grid: every 2^k-th point of each axis and the last, with the largest k that leaves five steps.
 2. Predict the loss in the middle of each cell of it from all that is evaluated so far, then evaluate it there. Where
    the prediction misses by more than ``tol`` times the range (the largest finite loss found so far less the smallest),
-   or one of the two is not finite, the cell is split in four, each put to the same test; a cell of at most two steps a
-   side is evaluated whole instead.
+   or a loss in the cell or on its edges was found not to be finite, the cell is split in four, each put to the same
+   test; a cell of at most two steps a side is evaluated whole instead.
 3. Hold out some points that no test touched: predict them, evaluate them, and tell the largest miss.
-4. Interpolate the points that are left.
+4. Interpolate the points that are left, shares no further than from 0 to 1 and standard errors no lower than 0.
 
-The test looks at one point of a cell, so a wrinkle beside it may be missed: that is what the held-out points are for.
+The test looks at one point of a cell, and at the loss alone, so a wrinkle beside it may be missed: that is what the
+held-out points are for.
 
 Interpolation is by polyharmonic splines of |x|^5 with a polynomial of degree 2 (Duchon 1977), which reproduce quadratic
 functions and want no grid. Each axis is scaled to [0, 1], and a point is predicted from the 80 known points nearest to
@@ -64,6 +65,10 @@ def refine(
         for point in new:
             known[point] = True
 
+    def broken(cell: Cell) -> bool:
+        rows, columns = (slice(first, last + 1) for first, last in cell)
+        return not np.isfinite(values[:, rows, columns, 0][:, known[rows, columns]]).all()
+
     def misses_at(points: list[Index]) -> np.ndarray:
         """Evaluate, and compare with what was predicted before, (objectives, points)."""
         at = tuple(np.transpose(points))
@@ -77,12 +82,16 @@ def refine(
     rows, columns = (_coarse(n) if min(known.shape) >= 3 else list(range(n)) for n in known.shape)
     evaluate((i, j) for i in rows for j in columns)
     cells = [(i, j) for i in pairwise(rows) for j in pairwise(columns) if _divisible((i, j))]
+    smooth: list[Cell] = []
     while cells:
         misses = misses_at([_middle(cell) for cell in cells])
         missed = np.any(misses > _allowed(values[..., 0], known, tol), axis=0)
-        failed = [cell for cell, miss in zip(cells, missed, strict=True) if miss]
+        failed = [cell for cell, miss in zip(cells, missed, strict=True) if miss or broken(cell)]
         evaluate(point for cell in failed if _small(cell) for point in _points(cell))
-        cells = [part for cell in failed if not _small(cell) for part in _split(cell) if _divisible(part)]
+        smooth += [cell for cell in cells if cell not in failed]
+        again = [cell for cell in smooth if broken(cell)]  # on an edge, as a neighbour found
+        smooth = [cell for cell in smooth if cell not in again]
+        cells = again + [part for cell in failed if not _small(cell) for part in _split(cell) if _divisible(part)]
 
     rest = np.argwhere(~known)
     chosen = torch.randperm(len(rest), generator=generator)[:held_out].numpy()
@@ -90,7 +99,7 @@ def refine(
     if len(chosen):
         largest = misses_at([(int(i), int(j)) for i, j in rest[chosen]]).max(axis=1)
     for v in values:
-        v[~known] = _interpolated(places, known, v, places[~known])
+        v[~known] = _interpolated(places, known, v, places[~known]).clip(*walk.limits)
     return known, len(chosen), largest
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
+from landscape.directions.random import parts
 from landscape.objective import ModelObjective, Objective
 from landscape.parameters import check_vector
 
@@ -79,14 +81,18 @@ def checked_direction(
 
 
 def _check_relative(name: str, direction: Tensor, theta: Tensor, unit: str, objective: Objective) -> None:
-    # whatever the filters of a tensor are, if each has the norm of theta's, then so has the tensor; zeros are left out
     if not isinstance(objective, ModelObjective):
         raise ValueError(f"unit={unit!r} for a {type(objective).__name__}, which has no {unit}s: give unit='direction'")
-    of_theta = objective.space.views(theta)
-    for tensor, d in objective.space.views(direction).items():
-        norm, wanted = float(d.double().norm()), float(of_theta[tensor].double().norm())
-        if norm > 0 and abs(norm - wanted) > 1e-3 * wanted:  # far above the rounding of float32, or of bfloat16's sums
+    # rounding moves a norm by no more than it moves each entry, eps/2 of it; else what no picture would show
+    tolerance = max(1e-3, torch.finfo(objective.dtype).eps)
+    of_theta = parts(objective.space, theta, unit)
+    for (tensor, d), (_, w) in zip(parts(objective.space, direction, unit), of_theta, strict=True):
+        norms, wanted = (vector_norm(part.flatten(1), dim=1, dtype=torch.float64) for part in (d, w))
+        off = (norms > 0) & ((norms - wanted).abs() > tolerance * wanted)  # what is left where it is has no norm
+        if bool(off.any()):
+            i = int(off.nonzero()[0])
+            where = f"a filter of {tensor!r}" if unit == "filter" else repr(tensor)
             raise ValueError(
-                f"{name} has norm {norm:.4g} in {tensor!r}, where theta has {wanted:.4g}: unit={unit!r} is for a "
-                f"direction of normalization={unit!r}, so give unit='direction'"
+                f"{name} has norm {float(norms[i]):.4g} in {where}, where theta has {float(wanted[i]):.4g}: "
+                f"unit={unit!r} is for a direction of normalization={unit!r}, so give unit='direction'"
             )

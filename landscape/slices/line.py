@@ -6,6 +6,7 @@ others: a band of K tells their median and quantiles.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new
 from landscape.results import Line, LineBand
 from landscape.slices.checks import checked_coordinates, checked_direction, in_common, named
+from landscape.slices.policies import gathers_anew
 from landscape.slices.walk import Index, Walk, as_given, measure
 
 __all__ = ["line", "line_band"]
@@ -51,7 +53,8 @@ def line(
         coordinates: the values of a, in ``unit``.
         unit: ``"direction"`` for multiples of d; ``"norm"`` for the displacement ||a d|| itself, with the sign of a;
             ``"filter"`` or ``"layer"`` for multiples of a d of that normalization, whose axis is then named by it.
-        derivatives: whether to find g'd and d'Hd at theta too, for one gradient and one Hessian-vector product.
+        derivatives: whether to find g'd and d'Hd at theta too, for one gradient and one Hessian-vector product. They
+            hold BatchNorm's statistics fixed, and so are not those of a line that gathers them at every point.
         store: a folder (conventionally ``*.zarr``) that keeps each point once it is measured: a walk that was
             interrupted goes on from there, and several processes share it. Default: memory only.
         progress: called as ``progress(points, "line")``; ``tqdm.tqdm`` fits.
@@ -60,8 +63,8 @@ def line(
         Line with ``loss`` of shape (points,), or one for each objective by its name.
 
     Raises:
-        ValueError: sizes that do not fit, a zero direction, no coordinates, a unit that the direction does not have, a
-            store of another slice.
+        ValueError: sizes that do not fit, a zero direction, no coordinates, a unit that the direction does not have,
+            derivatives where BatchNorm is recalibrated, a store of another slice.
 
     Example:
         >>> from landscape import ModelObjective
@@ -75,6 +78,11 @@ def line(
     objectives, a = named(objective), checked_coordinates("coordinates", coordinates)
     theta, d = in_common(objectives, theta=theta, direction=direction)
     norm = checked_direction("direction", d, theta, unit, objectives)
+    if derivatives and (moving := [name for name, f in objectives.items() if gathers_anew(f)]):
+        raise ValueError(
+            f"derivatives=True with batch_norm='recalibrated' (objectives {moving}), whose derivatives hold the "
+            "statistics fixed: give derivatives=False, or objectives with batch_norm='frozen' or 'batch'"
+        )
     scale = 1 / norm if unit == "norm" else 1.0
     there = torch.empty_like(theta)
 
@@ -184,7 +192,7 @@ def line_band(
         fields = walk.fields(name)
         bands[name] = LineBand(
             coordinates=a,
-            **{field: fields[field] for field in ("loss", "accuracy", "origin", "not_finite")},
+            **{field.name: fields[field.name] for field in dataclasses.fields(LineBand) if field.name in fields},
             direction_norms=norms,
             unit="direction" if normalization == "none" else normalization,
             cost=walk.cost(start),

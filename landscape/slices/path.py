@@ -27,6 +27,7 @@ from landscape.objective.moving import move_to
 from landscape.progress import Progress, silent
 from landscape.results import Line
 from landscape.slices.checks import checked_coordinates, in_common, named
+from landscape.slices.policies import keeps_statistics
 from landscape.slices.walk import Walk, as_given, measure
 
 __all__ = ["path"]
@@ -49,16 +50,19 @@ def path(
 
     Args:
         objective: f, or several by name, as for ``line``. What BatchNorm does at every point is theirs to say:
-            ``"frozen"`` keeps the statistics of the ends, ``"recalibrated"`` gathers new ones.
+            ``"recalibrated"`` gathers new statistics, ``"frozen"`` keeps the objective's own between points given as
+            weights, and interpolates those of Checkpoints.
         a: one end, as weights of shape (n,), whose buffers are then the objective's at every point; or as a Checkpoint,
             whose buffers are interpolated as the weights are (integers: those of the nearer end).
         b: the other, given alike.
-        coordinates: the values of t; below 0 and above 1 is beyond the ends.
+        coordinates: the values of t; below 0 and above 1 is beyond the ends, where a running variance that would fall
+            below 0 is 0.
         store: as for ``line``.
         progress: called as ``progress(points, "path")``; ``tqdm.tqdm`` fits.
 
     Returns:
-        Line in unit ``"path"`` from a, with ``direction_norm`` = ||b - a||, or one for each objective by its name.
+        Line in unit ``"path"`` from a, with ``direction_norm`` = ||b - a||, or one for each objective by its name. Its
+        ``batch_norm`` is ``"interpolated"`` where statistics were.
 
     Raises:
         ValueError: ends of other sizes than the objective's, or of two kinds; no coordinates; checkpoints for an
@@ -73,10 +77,10 @@ def path(
     start = time.perf_counter()
     objectives, t = named(objective), checked_coordinates("coordinates", coordinates)
     if isinstance(a, Checkpoint) and isinstance(b, Checkpoint):
-        ends, measure_between = _between_checkpoints(objectives, a, b)
+        objectives, ends, measure_between, mixes = _between_checkpoints(objectives, a, b)
         identity: dict[str, Any] = {"a": a.digest(), "b": b.digest()}
     elif isinstance(a, Tensor) and isinstance(b, Tensor):
-        ends, measure_between = _between_points(objectives, a, b)
+        (ends, measure_between), mixes = _between_points(objectives, a, b), False
         identity = {"a": ends[0], "b": ends[1]}
     else:
         raise ValueError(
@@ -95,7 +99,7 @@ def path(
     lines = {
         name: Line(
             coordinates=t,
-            **walk.fields(name),
+            **walk.fields(name) | ({"batch_norm": "interpolated"} if mixes and keeps_statistics(f) else {}),
             slope=float("nan"),
             curvature=float("nan"),
             eps=torch.finfo(objectives[name].dtype).eps,
@@ -103,7 +107,7 @@ def path(
             unit="path",
             cost=walk.cost(start),
         )
-        for name in objectives
+        for name, f in objectives.items()
     }
     return as_given(objective, lines)
 
@@ -125,7 +129,8 @@ def _between_points(objectives: Mapping[str, Objective], a: Tensor, b: Tensor) -
 
 def _between_checkpoints(
     objectives: Mapping[str, Objective], a: Checkpoint, b: Checkpoint
-) -> tuple[Ends, MeasureBetween]:
+) -> tuple[dict[str, Objective], Ends, MeasureBetween, bool]:
+    """The objectives at a, and whether buffers are mixed on the way."""
     networks = {name: f for name, f in objectives.items() if isinstance(f, ModelObjective)}
     if others := [name for name in objectives if name not in networks]:
         raise ValueError(f"a is a Checkpoint, but {others} of the objectives are no networks: give a and b as tensors")
@@ -133,7 +138,7 @@ def _between_checkpoints(
     f = next(iter(at_a.values()))
     ends = f.theta, f.at(b).theta
     if all(torch.equal(a.tensors[name], b.tensors[name]) for name in a.tensors if name not in f.space.names):
-        return _between_points(at_a, *ends)
+        return dict(at_a), *_between_points(at_a, *ends), False
 
     def measure_between(t: float) -> list[Examples]:
         between = Checkpoint(f"{1 - t:g} {a.name} + {t:g} {b.name}", {k: _mixed(a, b, k, t) for k in a.tensors})
@@ -141,10 +146,11 @@ def _between_checkpoints(
             move_to(network, between)
         return [measure(network, network.theta) for network in at_a.values()]
 
-    return ends, measure_between
+    return dict(at_a), ends, measure_between, True
 
 
 def _mixed(a: Checkpoint, b: Checkpoint, name: str, t: float) -> Tensor:
     if a.tensors[name].is_floating_point():
-        return (1 - t) * a.tensors[name] + t * b.tensors[name]
+        mixed = (1 - t) * a.tensors[name] + t * b.tensors[name]
+        return mixed.clamp(min=0) if name.endswith("running_var") else mixed
     return (a if t < 0.5 else b).tensors[name]  # a count of batches has no mean

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.directions.fingerprints import fingerprints
 from landscape.objective import Objective
 from landscape.objective.examples import Examples
 from landscape.progress import Progress, silent
@@ -94,8 +95,12 @@ def plane(
         raise ValueError(f"tol={tol}: give a share of the losses' range between 0 and 1, such as 0.01, or None")
     if held_out < 0:
         raise ValueError(f"held_out={held_out}: give a number of points, 0 or more")
-    if tol is not None and not (np.all(np.diff(a) > 0) and np.all(np.diff(b) > 0)):
-        raise ValueError("a or b does not increase: with tol, give increasing coordinates")
+    for name, axis in (("a", a), ("b", b)) if tol is not None else ():
+        if len(back := np.flatnonzero(np.diff(axis) <= 0)):
+            there, then = axis[back[0] : back[0] + 2]
+            raise ValueError(
+                f"{name} does not increase ({there:g} is followed by {then:g}): with tol, give increasing coordinates"
+            )
     scale_1, scale_2 = (1 / norm if unit == "norm" else 1.0 for norm in norms)
     row, there, held = torch.empty_like(theta), torch.empty_like(theta), -1
 
@@ -133,6 +138,7 @@ def plane(
             held_out_error=float(miss),
             direction_norms=np.array(norms),
             cosine=cosine,
+            fingerprint=fingerprints(theta, d1, d2),
             unit=unit,
             cost=walk.cost(start),
         )

@@ -73,6 +73,21 @@ class Table:
                 self._keep(index, np.fromfile(self._chunk(self._path, index), dtype="<f8"))
         return bool(self._known[index])
 
+    def stored(self) -> list[tuple[int, ...]]:
+        """The points that are on disk, in no order."""
+        names = [] if self._path is None else os.listdir(self._path / _ARRAY)
+        return [tuple(map(int, name.split(".")[1:-1])) for name in names if not name.startswith(".")]
+
+    def check(self, index: tuple[int, ...], losses: list[float]) -> None:
+        """Refuse a table whose losses at a point are others than those found there now."""
+        loss: tuple[Any, ...] = (slice(None), *index, 0)
+        for kept, found in zip(self.values[loss].tolist(), losses, strict=True):
+            if not _same_losses([kept], [found]):
+                raise ValueError(
+                    f"store={str(self._path)!r} holds a loss of {kept:.6g} at point {index}, where it is {found:.6g} "
+                    "now: it is of another function, so go on with the one it was begun with, or give another store"
+                )
+
     def put(self, index: tuple[int, ...], measured: np.ndarray) -> None:
         """Keep the point's quantities, (objectives, quantities)."""
         self._keep(index, measured)
@@ -139,7 +154,9 @@ def _check(path: Path, wanted: Mapping[str, Any]) -> None:
 
 
 def _same(name: str, found: Any, wanted: Any) -> bool:
-    if name != "f(theta)":
-        return bool(found == wanted)
+    return _same_losses(found, wanted) if name == "f(theta)" else bool(found == wanted)
+
+
+def _same_losses(found: list[float], wanted: list[float]) -> bool:
     # sums over examples are rounded differently by another number of threads; what else changes f changes it by more
     return len(found) == len(wanted) and np.allclose(found, wanted, rtol=1e-5, atol=0, equal_nan=True)

@@ -5,7 +5,6 @@ Moving to a point is one addition into a vector that is kept, and one copy of it
 
 from __future__ import annotations
 
-import hashlib
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -14,14 +13,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from landscape.objective import ModelObjective, Objective
 from landscape.objective.examples import Examples
 from landscape.progress import Progress
 from landscape.results import Cost
-from landscape.slices.checks import named
+from landscape.slices.checks import in_common, named
+from landscape.slices.policies import batch_norm_of
+from landscape.slices.signature import signature as signature_of
 from landscape.slices.table import Table
 
 __all__ = ["Index", "Walk", "as_given", "estimate_seconds", "measure"]
@@ -29,7 +29,14 @@ __all__ = ["Index", "Walk", "as_given", "estimate_seconds", "measure"]
 Index = tuple[int, ...]
 R = TypeVar("R")
 
-_QUANTITIES = ("loss", "loss_stderr", "rise_stderr", "accuracy", "accuracy_stderr")  # then the classes' accuracies
+# what is measured of an objective, with the least and the most that it can be; then the classes' accuracies
+_QUANTITIES = {
+    "loss": (-np.inf, np.inf),
+    "loss_stderr": (0, np.inf),
+    "rise_stderr": (0, np.inf),
+    "accuracy": (0, 1),
+    "accuracy_stderr": (0, np.inf),
+}
 
 
 class Walk:
@@ -43,6 +50,9 @@ class Walk:
         measure_at: measures all objectives at a point of the grid.
         store: where to keep them, as ``landscape.slices.table`` tells. Default: nowhere.
         signature: what decides where the points are; tensors go in by their hash.
+
+    Raises:
+        ValueError: the store is of another slice or function, or of something else.
     """
 
     def __init__(
@@ -56,7 +66,8 @@ class Walk:
         store: str | Path | None,
         signature: Mapping[str, Any],
     ) -> None:
-        self.names, self.origin = list(objectives), origin
+        self._objectives, self.origin = dict(objectives), origin
+        self.names = list(objectives)
         self._at_origin, self._measure_at = at_origin, measure_at
         self._classes = max(len(found.class_accuracy) for found in origin)
         self._shared = store is not None
@@ -66,9 +77,23 @@ class Walk:
             axes,
             [*_QUANTITIES, *(f"class {i}" for i in range(self._classes))],
             path=store,
-            signature=_signature(objectives, axes, signature) if store is not None else {},
+            signature=signature_of(objectives, axes, signature) if store is not None else {},
             origin=[found.metrics["loss"] for found in origin],
         )
+        self._measure_again()
+
+    def _measure_again(self) -> None:
+        """Refuse a store of a function that is the same at theta and in all that is hashed, and another elsewhere."""
+        elsewhere = (index for index in self.table.stored() if not self._at_origin[index])
+        if (index := next(elsewhere, None)) is not None and self.table.has(index):
+            found = [each.metrics["loss"] for each in self._measure_at(index)]
+            self.evaluations += 1
+            self.table.check(index, found)
+
+    @property
+    def limits(self) -> np.ndarray:
+        """The least and the most that each quantity can be, (2, quantities)."""
+        return np.array([*_QUANTITIES.values(), *[(0, 1)] * self._classes]).T
 
     def visit(self, points: Iterable[Index], progress: Progress, description: str) -> None:
         """Measure at all points where it was not done yet."""
@@ -87,6 +112,8 @@ class Walk:
             **{quantity: values[..., i].copy() for i, quantity in enumerate(_QUANTITIES)},
             "class_accuracy": values[..., len(_QUANTITIES) :].copy(),
             "origin": self.origin[k].metrics["loss"],
+            "batch_norm": batch_norm_of(self._objectives[name]),
+            "weight_decay": getattr(self._objectives[name], "weight_decay", 0.0),
             "not_finite": int((~np.isfinite(values[..., 0])).sum()),
         }
 
@@ -124,13 +151,21 @@ def estimate_seconds(objective: Objective | Mapping[str, Objective], theta: Tens
         theta: its origin, shape (n,).
         points: 441 for a plane of 21 x 21.
 
+    Raises:
+        ValueError: a size that does not fit, fewer than no points.
+
     Example:
+        >>> import torch
         >>> model = torch.nn.Linear(1, 1)
         >>> f = ModelObjective(model, torch.nn.MSELoss(), (torch.ones(1, 1), torch.zeros(1, 1)))
         >>> estimate_seconds(f, f.theta, points=441) > 0
         True
     """
-    objectives = named(objective).values()
+    if points < 0:
+        raise ValueError(f"points={points}: give a number of points, 0 or more")
+    of_name = named(objective)
+    (theta,) = in_common(of_name, theta=theta)
+    objectives = of_name.values()
     for f in objectives:  # the first evaluation allocates
         measure(f, theta)
     start = time.perf_counter()
@@ -150,20 +185,3 @@ def _shuffled(points: Iterable[Index]) -> list[Index]:
     for row in rows:
         chance.shuffle(row)
     return [index for row in rows for index in row]
-
-
-def _signature(
-    objectives: Mapping[str, Objective], axes: Mapping[str, np.ndarray], others: Mapping[str, Any]
-) -> dict[str, Any]:
-    kinds = {}
-    for name, f in objectives.items():
-        kinds[name] = [type(f).__name__, f.size, str(f.dtype)]
-        if isinstance(f, ModelObjective):
-            kinds[name] += [f.batch_norm, f.weight_decay, f.data_digest()]
-    coordinates = {name: _hash(torch.from_numpy(points)) for name, points in axes.items()}
-    hashed = {name: _hash(value) if isinstance(value, Tensor) else value for name, value in others.items()}
-    return {"objective": kinds, **coordinates, **hashed}
-
-
-def _hash(tensor: Tensor) -> str:
-    return hashlib.sha256(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()

@@ -1,0 +1,61 @@
+"""What the points of a store depend on: it is gone on with by the same function along the same slice alone.
+
+Tensors, and the settings of a loss of ``torch.nn``, go in by value. Code does not: what a network's forward or a loss
+of the user's does, the walk sees by measuring one point of the store again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from landscape.objective import ModelObjective, Objective
+from landscape.objective.data import digest
+from landscape.slices.policies import fixed_tensors, gathers_anew, keeps_statistics
+
+__all__ = ["signature"]
+
+
+def signature(
+    objectives: Mapping[str, Objective], axes: Mapping[str, np.ndarray], others: Mapping[str, Any]
+) -> dict[str, Any]:
+    """As JSON-able values, by names that an error message can tell; tensors by their hash."""
+    kinds = {}
+    for name, f in objectives.items():
+        kinds[name] = [type(f).__name__, f.size, str(f.dtype)]
+        if isinstance(f, ModelObjective):
+            fixed = fixed_tensors(f, statistics=keeps_statistics(f))
+            kinds[name] += [
+                f.batch_norm,
+                f.weight_decay,
+                f.data_digest(),
+                digest(f._calibration) if gathers_anew(f) else "",
+                _hashed(fixed),
+                _settings(f._loss),
+            ]
+    coordinates = {name: torch.from_numpy(points) for name, points in axes.items()}
+    return {"objective": kinds, **_hashed(coordinates), **_hashed(others)}
+
+
+def _settings(loss: Any) -> dict[str, Any]:
+    if not isinstance(loss, nn.Module):
+        return {}
+    simple = {
+        name: value
+        for name, value in vars(loss).items()
+        if isinstance(value, bool | int | float | str) and not name.startswith("_") and name != "training"
+    }
+    return {"type": type(loss).__name__, **simple, **_hashed(loss.state_dict())}
+
+
+def _hashed(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _hash(value) if isinstance(value, Tensor) else value for name, value in values.items()}
+
+
+def _hash(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
