@@ -1,16 +1,21 @@
 """Our top eigenvalues and trace of a network's Hessian beside those of PyHessian (Yao et al. 2020).
 
 Both get the same network, loss, data and theta. Nothing else is shared: PyHessian's eigenvalues come from power
-iteration with deflation, ours from Lanczos; both traces are Hutchinson's, from probes drawn apart. Three of
+iteration with deflation, ours from Lanczos; both traces are Hutchinson's, from probes drawn apart. Four of
 PyHessian's ways are allowed for:
 
-- It weighs batches alike, so it gets all the data as one batch.
+- It keeps the gradient's graph for a single batch only, and builds it anew for every product where the data come in
+  several. So it gets all of them as one.
+- It takes whatever second derivatives torch's kernels give. It runs on those that have right ones, as ours does
+  (``landscape.objective.kernels``): the fused weight normalisation's are wrong, fused attention and cuDNN's recurrent
+  layers have none.
 - Its power iteration stops when two successive estimates differ by less than ``tol``, its default being 1e-3, which
   bounds no error. It is run to 1e-6 here, and then held to 1e-3. Where two eigenvalues are nearly of the same
   magnitude, it may still stop between them.
 - Its trace stops early as well, and after two samples where the trace is negative; here it never does.
 
-PyHessian's spectral density is not compared: it calls ``torch.eig``, which PyTorch no longer has.
+PyHessian's spectral density is not compared, since it fails: it calls ``torch.eig``, which PyTorch no longer has. The
+same products make its eigenvalues and its trace, which stand for it.
 """
 
 from __future__ import annotations
@@ -28,10 +33,10 @@ import numpy as np
 import pyhessian
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from landscape.eigenvalues import eigenpairs
 from landscape.objective import ModelObjective
+from landscape.objective.kernels import differentiable_twice
 from landscape.objective.loss import is_criterion
 from landscape.operators import Hessian
 from landscape.randomness import generator_or_new
@@ -93,6 +98,7 @@ class CrossCheck:
         for name, pair in pairs.items():
             lines.append(f"{name:<16}{pair[0]:>14.3g}{pair[1]:>14.3g}")
         lines.append(f"{'trace, products':<16}{self.trace_products:>14}{self.trace_products:>14}")
+        lines.append("density: not compared, as PyHessian's calls torch.eig, which PyTorch no longer has")
         return "\n".join(lines)
 
 
@@ -108,7 +114,8 @@ def cross_check(
     An eigenvalue agrees if the two differ by no more than 1e-3 of PyHessian's plus our residual, and ours converged.
     The traces agree if they differ by no more than three combined standard errors (and rounding). With
     ``weight_decay``, PyHessian gets a loss with the same term. The objective and the global random state stay as they
-    are: PyHessian works on a copy of the network, with PyTorch's own generator set aside.
+    are: PyHessian works on a copy of the network, with PyTorch's own generator set aside. Its spectral density is not
+    compared, since it fails: it calls ``torch.eig``, which PyTorch no longer has.
 
     Args:
         objective: at whose ``theta``. Its loss is a criterion over batches ``(inputs, targets)``, and its
@@ -145,7 +152,7 @@ def cross_check(
     our_trace, our_error = density.trace()
 
     seed = int(torch.randint(2**62, (1,), generator=generator))
-    with _global_state_kept(objective.device, seed):
+    with _global_state_kept(objective.device, seed), differentiable_twice(objective._model):  # ours
         start = time.perf_counter()
         theirs = _theirs(objective, inputs, targets)
         values, _ = theirs.eigenvalues(maxIter=_THEIR_ITERATIONS, tol=_THEIR_TOL, top_n=k)
@@ -259,7 +266,6 @@ def _global_state_kept(device: torch.device, seed: int) -> Iterator[None]:
     with (
         torch.cuda.device(device) if cuda else nullcontext(),
         torch.random.fork_rng(devices=[device] if cuda else []),
-        sdpa_kernel(SDPBackend.MATH),  # fused attention has no second derivative
         warnings.catch_warnings(),
     ):
         # it calls loss.backward(create_graph=True); the graph then held by .grad goes with its first zero_grad()

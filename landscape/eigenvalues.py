@@ -1,8 +1,8 @@
 """Extreme eigenpairs by one Lanczos run, restarted thickly where its basis would outgrow the memory.
 
-For a Ritz pair (theta, y = Q's) the residual ||H y - theta y|| is beta_m |s_mi|, up to rounding (Parlett 1998), so it
-costs no product. An eigenvalue of H lies within the residual r of theta. Where no other one is nearer than a gap g, it
-is nearer still, within r^2 / g (Kato 1949; Temple 1928).
+For a Ritz pair (theta, y = Q's) the residual ||H y - theta y|| is known from the recurrence, up to rounding (Parlett
+1998), so it costs no product. An eigenvalue of H lies within the residual r of theta. Where no other one is nearer than
+a gap g, it is nearer still, within r^2 / g (Kato 1949; Temple 1928).
 
 A run from one vector sees one copy of a multiple eigenvalue. When all wanted pairs have converged, the run starts anew
 from a random vector orthogonal to them, until nothing more extreme turns up.
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from landscape.adapters import as_symmetric
 from landscape.lanczos import Lanczos
-from landscape.operators import LinearOperator
+from landscape.operators import LinearOperator, check_same
 from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new, unit
 from landscape.results import Cost, Eigenpairs
@@ -52,8 +52,10 @@ def eigenpairs(
     """k extreme eigenpairs of a symmetric operator, each with its residual.
 
     Residuals come from the recurrence, without a product of their own, and are never told to be below rounding. A
-    converged eigenvalue is within ``tol * |lambda_max|`` of an eigenvalue of the operator, and by far
-    nearer where it is well separated (the error is then quadratic in the residual).
+    converged eigenvalue is within ``tol * |lambda_max|`` of an eigenvalue of the operator (within ``tol`` of its own
+    magnitude, if ``relative_to="own"``), and by far nearer where it is well separated (the error is then quadratic in
+    the residual). A pair whose residual is down to rounding is worked on no further, and has not converged if rounding
+    is more than ``tol`` asks for.
 
     Args:
         operator: anything that ``as_operator`` takes; n is its size.
@@ -69,11 +71,12 @@ def eigenpairs(
         max_products: products at most. Pairs that are not done by then come with ``converged`` False.
             Default: 300, or 3 k where that is more.
         max_basis: vectors of shape (n,) to hold at most, at least k + 2. Default: what fits in 1 GiB, and at least
-            2 k + 20. With fewer, the run restarts, and takes more products.
+            2 k + 20. With fewer, the run restarts, and takes more products. Each new start for copies holds one more.
         start: vectors (n,) or (n, j) near the ones wanted, such as the ``vectors`` found at an earlier checkpoint.
             Default: random.
         resume: a file that keeps the run's state between looks, every few products. Where it exists, the run goes on
-            from it, to the same result bit for bit; it is removed at the end.
+            from it, to the same result bit for bit; it is removed at the end. That the operator is the same takes one
+            product, which the result does not count.
         generator: of the starting vector. Default: seeded by the operating system.
         progress: called as ``progress(iterable, description)``; ``tqdm.tqdm`` fits. It most often ends early.
 
@@ -81,7 +84,8 @@ def eigenpairs(
         Eigenpairs; each vector's entry of largest magnitude is positive.
 
     Raises:
-        ValueError: k, which, tol, relative_to, max_products, max_basis or start out of range; a file of another run.
+        ValueError: k, which, tol, relative_to, max_products, max_basis or start out of range; a file of another run
+            or of another operator.
         FloatingPointError: a product is not finite.
 
     Example:
@@ -93,7 +97,7 @@ def eigenpairs(
     operator = as_symmetric(operator)
     if not 1 <= k <= operator.size:
         raise ValueError(f"k={k}: give a number of pairs from 1 to the operator's {operator.size}")
-    if tol <= 0:
+    if not tol > 0:
         raise ValueError(f"tol={tol}: give a positive relative residual, such as 1e-3")
     max_products = max(300, 3 * k) if max_products is None else max_products
     if max_products < k:
@@ -107,9 +111,9 @@ def eigenpairs(
     search.room = _room(operator, k, max_basis)
     settings = {"n": operator.size, "k": k, "which": which, "tol": tol, "relative_to": relative_to, "copies": copies}
     if resume is not None and Path(resume).exists():
-        search.load(resume, settings, generator)
+        search.load(resume, settings, generator, max_products)
     else:
-        search.run = Lanczos(operator, _start(start, operator, generator))
+        search.run = Lanczos(operator, _start(start, operator, generator), room=min(search.room, max_products))
     saved = search.run.products
     for _ in progress(itertools.count(), "eigenpairs"):
         search.extend(max_products)
@@ -120,7 +124,7 @@ def eigenpairs(
             saved = search.run.products
     if resume is not None:
         Path(resume).unlink(missing_ok=True)
-    values, s, residuals, converged = search.wanted()
+    values, s, residuals, converged, _ = search.wanted()
     vectors = search.run.combine(s)
     vectors = vectors / vectors.norm(dim=0)
     peaks = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
@@ -154,8 +158,6 @@ class _Search:
         self._tol, self._own_scale, self._copies = tol, own_scale, copies
         self._found: Tensor | None = None  # the values wanted when the run last started anew
         self._since = 0  # products since then
-        # residuals of the pairs that were locked then, the first of the basis
-        self._locked = torch.zeros(0, dtype=torch.float64)
 
     def extend(self, max_products: int) -> None:
         """Do some steps, after a restart where the basis is full."""
@@ -164,7 +166,7 @@ class _Search:
             # beside the wanted pairs, the next ones: they speed up what follows
             keep = min(self._k + (self.room - self._k) // 2, self.room - 1)
             best = self._order(values, keep)
-            self._keep(values[best], s[:, best])
+            self.run.compress(values[best], s[:, best])
         before = self.run.products
         # a look at the residuals costs an eigh of T, a product as a rule far more: few steps are wasted either way
         steps = 1 + self.run.steps // 20
@@ -173,15 +175,15 @@ class _Search:
 
     def settled(self, max_products: int, generator: torch.Generator) -> bool:
         """Whether the search is over; where only copies may be missing, it starts anew."""
-        values, s, residuals, converged = self.wanted()
+        values, s, residuals, _, final = self.wanted()
         if self.run.products >= max_products or self.run.steps == self._operator.size:
             return True
-        done = len(values) == self._k and bool(converged.all())
+        done = len(values) == self._k and bool(final.all())
         if done and not self._copies:
             return True
         if not done and not self.run.invariant:
             return False
-        if not self._changed(values):
+        if not self._changed(values, residuals):
             # a heuristic: so many steps from a random vector show an eigenvalue that stands out, since the error of
             # the most extreme Ritz value falls exponentially (Kuczynski & Wozniakowski 1992)
             enough = math.ceil(math.log(self._operator.size)) + 5
@@ -192,54 +194,54 @@ class _Search:
         self._found, self._since = values, 0
         if not self.run.invariant:
             self.run.lock(values, s, generator)
-            self._locked = residuals
         else:
             if self.run.steps >= self.room:
-                self._keep(values, s)
+                self.run.compress(values, s)
             self.run.restart(generator)
         return False
 
-    def wanted(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Ritz values (k,), their coordinates (m, k), residuals and which have converged, fewer where m < k."""
+    def wanted(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Ritz values (k,), their coordinates (m, k), residuals, which have converged and which are final.
+
+        Fewer where m < k. Those at rounding are final as well.
+        """
         ritz, s = self.run.ritz()
         best = self._order(ritz, self._k)
-        # neither can a residual be known to be below rounding, nor can more be asked of it
+        # a residual cannot be known to be below rounding
         floor = float(torch.finfo(self._operator.dtype).eps * self.run.steps**0.5 * ritz.abs().max())
-        residuals = torch.hypot(self._neglected(s), self.run.beta * s[-1])[best].clamp(min=floor)
+        residuals = self.run.residuals(s[:, best]).clamp(min=floor)
         scale = ritz[best].abs() if self._own_scale else ritz.abs().max()
-        return ritz[best], s[:, best], residuals, residuals <= (self._tol * scale).clamp(min=floor)
+        converged = residuals <= self._tol * scale
+        return ritz[best], s[:, best], residuals, converged, converged | (residuals <= floor)
 
-    def _keep(self, values: Tensor, s: Tensor) -> None:
-        self._locked = self._neglected(s)
-        self.run.compress(values, s)
-
-    def _neglected(self, s: Tensor) -> Tensor:
-        """The part of Ritz pairs' residuals that locking left out of T."""
-        return (s[: len(self._locked)] * self._locked[:, None]).norm(dim=0)
-
-    def _changed(self, values: Tensor) -> bool:
+    def _changed(self, values: Tensor, residuals: Tensor) -> bool:
+        """Whether others are wanted than when the run last started anew, by more than is known of them."""
         if self._found is None or len(self._found) != len(values):
             return True
-        return bool((values - self._found).abs().max() > self._tol * values.abs().max())
+        return bool((values - self._found).abs().max() > max(self._tol * values.abs().max(), residuals.max()))
 
     def save(self, path: str | Path, settings: dict[str, Any], generator: torch.Generator) -> None:
         """Write the state, whole or not at all."""
         state = {
             "settings": settings,
             "run": self.run.state(),
-            "search": (self._found, self._since, self._locked),
+            "search": (self._found, self._since),
             "generator": generator.get_state(),
         }
         torch.save(state, f"{path}.part")
         os.replace(f"{path}.part", path)
 
-    def load(self, path: str | Path, settings: dict[str, Any], generator: torch.Generator) -> None:
+    def load(self, path: str | Path, settings: dict[str, Any], generator: torch.Generator, max_products: int) -> None:
         """Go on from what :meth:`save` wrote."""
         state = torch.load(path, weights_only=True)
         if state["settings"] != settings:
             raise ValueError(f"resume={str(path)!r} is of a run with {state['settings']}, not {settings}: remove it")
-        self.run = Lanczos.resume(self._operator, state["run"])
-        self._found, self._since, self._locked = state["search"]
+        self.run = Lanczos.resume(self._operator, state["run"], room=min(self.room, max_products))
+        values, s = self.run.ritz()
+        top = int(values.abs().argmax())
+        vector = self.run.combine(s[:, top : top + 1])[:, 0]
+        check_same(self._operator, vector, float(values[top]), f"resume={str(path)!r}")
+        self._found, self._since = state["search"]
         generator.set_state(state["generator"])
 
 

@@ -9,7 +9,13 @@ time ("twice is enough", Giraud, Langou, Rozloznik & van den Eshof 2005).
 
 To bound memory, :meth:`Lanczos.compress` replaces Q by some of its Ritz vectors and goes on (thick restart, Wu & Simon
 2000): T is then their values on the diagonal, bordered by their couplings to the next vector. :meth:`Lanczos.lock`
-keeps Ritz vectors and starts anew in their complement, where further copies of multiple eigenvalues live.
+keeps Ritz vectors and starts anew in their complement, where further copies of multiple eigenvalues live. What they
+lack to eigenvectors is kept as well: with F (l, n) the next vectors that were dropped so, less what the basis has taken
+in of them since, and c the coupling to the present next vector q,
+
+    H Q' = Q' T + F' G + q c',
+
+exactly, so that T is the projection after locking too, and residuals can be told.
 
 :class:`Recurrence` does the same without a basis, in three vectors. Orthogonality is then lost, and copies of
 converged eigenvalues appear as "ghosts"; the quadrature rule stays accurate (Greenbaum 1989), so a density may use it.
@@ -22,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.operators import LinearOperator
+from landscape.operators import LinearOperator, finite_norm
 from landscape.randomness import unit
 
 __all__ = ["Lanczos", "Recurrence"]
@@ -36,9 +42,9 @@ class Lanczos:
     Attributes:
         steps: m, the vectors of the basis.
         products: products with H spent.
-        beta: the norm of what the next vector starts from: Ritz vectors have the residuals beta |s_mi|.
-        invariant: True once the space is closed under H (a breakdown): beta is then zero to rounding, the Ritz values
-            are eigenvalues of H, and only :meth:`restart` can go on.
+        beta: the norm of what the next vector starts from.
+        invariant: True once the space is closed under H (a breakdown), but for what locking dropped: beta is then zero
+            to rounding, and only :meth:`restart` can go on.
 
     Example:
         >>> from landscape.operators import Dense
@@ -48,8 +54,8 @@ class Lanczos:
         tensor([1., 2.], dtype=torch.float64)
     """
 
-    def __init__(self, operator: LinearOperator, start: Tensor) -> None:
-        """Begin at ``start`` (n,), which is normalised."""
+    def __init__(self, operator: LinearOperator, start: Tensor, *, room: int = 0) -> None:
+        """Begin at ``start`` (n,), which is normalised, with ``room`` for so many vectors: growing holds Q twice."""
         self.operator = operator
         self.steps = 0
         self.products = 0
@@ -58,8 +64,11 @@ class Lanczos:
         self._norm = 0.0  # the running estimate of ||H||
         self._rows = torch.empty(0, operator.size, dtype=operator.dtype, device=operator.device)
         self._t = torch.zeros(0, 0, dtype=torch.float64)  # T, and room for more
-        self._coupling = torch.zeros(0, dtype=torch.float64)  # of the basis to the next vector: T's next column
+        self._coupling = torch.zeros(0, dtype=torch.float64)  # c
+        self._dropped = self._rows.clone()  # F
+        self._shares = torch.zeros(0, 0, dtype=torch.float64)  # G, (l, m)
         self._next = _unit(start.to(self._rows))
+        self._reserve(room)
 
     @property
     def basis(self) -> Tensor:
@@ -109,14 +118,17 @@ class Lanczos:
             self._rows[: len(values), block] = s @ self.basis[:, block]
         self.steps = len(values)
         self._t[: self.steps, : self.steps] = torch.diag(values)
-        self._coupling = self.beta * vectors[-1]
+        self._coupling = self._coupling @ vectors
+        self._shares = self._shares @ vectors
 
     def lock(self, values: Tensor, vectors: Tensor, generator: torch.Generator) -> None:
         """Keep some converged Ritz pairs as the basis, and start anew in their orthogonal complement.
 
-        What they lack to eigenvectors, their residuals, is neglected from then on.
+        One more vector (n,) is held from then on, of what they lack to eigenvectors.
         """
         self.compress(values, vectors)
+        self._dropped = torch.cat([self._dropped, self._next[None]])
+        self._shares = torch.cat([self._shares, self._coupling[None]])
         self.restart(generator)
 
     def ritz(self) -> tuple[Tensor, Tensor]:
@@ -128,33 +140,53 @@ class Lanczos:
         values, vectors = torch.linalg.eigh(self.projection)
         return values, vectors
 
+    def residuals(self, vectors: Tensor) -> Tensor:
+        """||H y - theta y|| (p,) of Ritz pairs with the coordinates (m, p) that :meth:`ritz` gives, without a product.
+
+        That is |beta s_m| (Parlett 1998), and after :meth:`lock` the norm of F'G s + q c's.
+        """
+        beyond = (self._coupling @ vectors)[None]
+        if len(self._dropped) == 0:
+            return beyond[0].abs()
+        rows = torch.cat([self._dropped, self._next[None]])
+        parts = torch.cat([self._shares @ vectors, beyond])
+        squares = (parts * ((rows @ rows.T).cpu().double() @ parts)).sum(dim=0)
+        return squares.clamp(min=0).sqrt()
+
     def combine(self, vectors: Tensor) -> Tensor:
         """The vectors in n dimensions (n, p) of coordinates (m, p) in the basis."""
         return self.basis.T @ vectors.to(self._rows)
 
     def state(self) -> dict[str, Any]:
         """All that :meth:`resume` needs, as tensors and numbers."""
-        names = ("steps", "products", "beta", "invariant", "_norm", "_coupling", "_next")
-        return {**{name: getattr(self, name) for name in names}, "basis": self.basis, "projection": self.projection}
+        # clones: a view would be saved with all the room that was reserved
+        arrays = {"basis": self.basis.clone(), "projection": self.projection.clone()}
+        return {**{name: getattr(self, name) for name in self._STATE}, **arrays}
 
     @classmethod
-    def resume(cls, operator: LinearOperator, state: dict[str, Any]) -> Lanczos:
+    def resume(cls, operator: LinearOperator, state: dict[str, Any], *, room: int = 0) -> Lanczos:
         """A run that goes on where ``state`` was taken, with the same numbers to the last bit."""
-        run = cls(operator, state["_next"])
-        for name in ("steps", "products", "beta", "invariant", "_norm", "_coupling", "_next"):
+        run = cls(operator, state["_next"], room=max(room, state["steps"]))
+        for name in cls._STATE:
             setattr(run, name, state[name])
-        run._next = run._next.to(run._rows)
-        run._rows = state["basis"].to(run._rows)
-        run._t = state["projection"]
+        run._next, run._dropped = run._next.to(run._rows), run._dropped.to(run._rows)
+        run.basis.copy_(state["basis"])
+        run.projection.copy_(state["projection"])
         return run
+
+    _STATE = ("steps", "products", "beta", "invariant", "_norm", "_coupling", "_dropped", "_shares", "_next")
 
     def _step(self) -> None:
         q, j = self._next, self.steps
+        along = self._dropped @ q
+        self._dropped = self._dropped - along[:, None] * q
         self._rows[j] = q
-        self._t[:j, j] = self._t[j, :j] = self._coupling
+        self._t[:j, j] = self._t[j, :j] = self._coupling + along.cpu().double() @ self._shares
+        # the new vector's own residual is all in the next one
+        self._shares = torch.nn.functional.pad(self._shares, (0, 1))
         w = self.operator.matvec(q)
         self.products += 1
-        norm = _finite_norm(w, self.products)
+        norm = finite_norm(w, f"product {self.products}")
         self._t[j, j] = float(q @ w)
         self.steps += 1
         w = self._orthogonalise(w)
@@ -218,7 +250,7 @@ class Recurrence:
                 return
             q = self._next
             w = self.operator.matvec(q)
-            norm = _finite_norm(w, self.steps + 1)
+            norm = finite_norm(w, f"product {self.steps + 1}")
             self._norm = max(self._norm, norm)
             self._alphas.append(float(q @ w))
             w = w.sub(self._before, alpha=self._betas[-1] if self._betas else 0.0).sub_(q, alpha=self._alphas[-1])
@@ -256,16 +288,6 @@ def _unit(vector: Tensor) -> Tensor:
     if not 0 < float(norm) < float("inf"):
         raise ValueError(f"start has norm {float(norm)}: give a finite vector that is not zero")
     return vector / norm
-
-
-def _finite_norm(product: Tensor, number: int) -> float:
-    norm = float(product.norm())
-    if not norm < float("inf"):
-        raise FloatingPointError(
-            f"product {number} is not finite: the loss or its derivatives "
-            "overflow at theta, so check f(theta) and its gradient there first"
-        )
-    return norm
 
 
 def _rounding(operator: LinearOperator, norm: float, steps: int) -> float:

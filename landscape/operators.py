@@ -11,7 +11,7 @@ from torch import Tensor
 from landscape.objective import Objective
 from landscape.parameters import check_vector
 
-__all__ = ["Dense", "GaussNewton", "Hessian", "LinearOperator", "Residual"]
+__all__ = ["Dense", "GaussNewton", "Hessian", "LinearOperator", "Residual", "check_same", "finite_norm"]
 
 
 @runtime_checkable
@@ -132,3 +132,35 @@ class Dense:
     def matvec(self, v: Tensor) -> Tensor:
         """The product of the matrix with ``v``."""
         return self.matrix @ v
+
+
+def finite_norm(product: Tensor, which: str) -> float:
+    """The norm of a product with an operator.
+
+    Raises:
+        FloatingPointError: it is not finite; the message begins with ``which`` product it is.
+    """
+    norm = float(product.norm())
+    if not norm < float("inf"):
+        raise FloatingPointError(
+            f"{which} is not finite: a matrix needs finite entries; where the operator is made of derivatives, the "
+            "loss or its derivatives overflow at theta, so check f(theta) and its gradient there first"
+        )
+    return norm
+
+
+def check_same(operator: LinearOperator, q: Tensor, known: float, source: str) -> None:
+    """Refuse to go on with another operator than the one that gave q'Hq / q'q = ``known``, by one product.
+
+    Raises:
+        ValueError: they differ by more than rounding; ``source`` is what holds the run of the other.
+    """
+    product = operator.matvec(q)
+    found = float(q @ product) / float(q @ q)
+    # threads and devices sum in other orders, which costs some eps of the terms; other weights change far more
+    rounding = 1e3 * torch.finfo(operator.dtype).eps * float(product.norm() / q.norm())
+    if not abs(found - known) <= rounding:
+        raise ValueError(
+            f"{source} holds a run of another operator: of one vector, q'Hq is {known:.9g} there and {found:.9g} here. "
+            "Give the operator (theta, data and all) that it was begun with, or another place"
+        )

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from landscape.adapters import as_symmetric
 from landscape.lanczos import Lanczos, Recurrence
-from landscape.operators import LinearOperator
+from landscape.operators import LinearOperator, check_same
 from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new, unit
 from landscape.results import Cost, Eigenpairs, SpectralDensity
@@ -51,7 +51,8 @@ def spectral_density(
         low_memory: hold three vectors of shape (n,) in place of ``steps``. Nodes then repeat (ghosts), and the rule is
             as good.
         runs: a folder that keeps each probe's run, with its basis. A call with the same operator, deflation and
-            generator goes on from there: after a kill, or with more steps or more probes.
+            generator goes on from there: after a kill, or with more steps or more probes. That the operator is the
+            same takes a product for each of these probes, which the result does not count.
         generator: of the probes. Default: seeded by the operating system.
         progress: called as ``progress(range(probes), description)``; ``tqdm.tqdm`` fits.
 
@@ -59,7 +60,7 @@ def spectral_density(
         SpectralDensity with ``nodes`` and ``weights`` of shape (probes, steps). Its cost is what this call took.
 
     Raises:
-        ValueError: steps or probes below 1; every eigenpair deflated; ``runs`` of other probes.
+        ValueError: steps or probes below 1; every eigenpair deflated; ``runs`` of other probes or of another operator.
         FloatingPointError: a product is not finite.
 
     Example:
@@ -117,10 +118,7 @@ def _rule(
 
     A run that its file holds goes on from there.
     """
-    kind = Recurrence if low_memory else Lanczos
     mark = probe[:8].cpu().clone()  # what tells one probe from another
-    run: Lanczos | Recurrence = kind(operator, probe)
-    del probe
     if file is not None and file.exists():
         state = torch.load(file, weights_only=True)
         if state["low_memory"] != low_memory or not torch.equal(state["mark"], mark):
@@ -128,9 +126,17 @@ def _rule(
                 f"runs={str(file.parent)!r} is of another generator, deflation or low_memory: give the same, or "
                 "another folder"
             )
-        run = kind.resume(operator, state["run"])
+        alpha = state["run"]["_alphas"][0] if low_memory else float(state["run"]["projection"][0, 0])
+        check_same(operator, probe, alpha, f"runs={str(file.parent)!r}")
+        saved = state.pop("run")
+        run: Recurrence | Lanczos
+        run = Recurrence.resume(operator, saved) if low_memory else Lanczos.resume(operator, saved, room=steps)
+        del saved
         if run.steps > steps:
             raise ValueError(f"steps={steps}: runs={str(file.parent)!r} has {run.steps} already, so ask for as many")
+    else:
+        run = Recurrence(operator, probe) if low_memory else Lanczos(operator, probe, room=steps)
+    del probe
     before = run.steps
     while run.steps < steps and not run.invariant:
         run.extend(min(_SAVE_EVERY, steps - run.steps) if file is not None else steps - run.steps)

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from landscape.adapters import as_symmetric
-from landscape.operators import LinearOperator
+from landscape.operators import LinearOperator, finite_norm
 from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new, normal, unit
 from landscape.results import Cost, standard_error
@@ -139,12 +139,8 @@ class _Counted:
 
     def matvec(self, v: Tensor) -> Tensor:
         product = self._operator.matvec(v)
-        if not float(product.norm()) < float("inf"):
-            raise FloatingPointError(
-                f"product {self.spent} is not finite: the loss or its derivatives overflow at theta, so check f(theta) "
-                "and its gradient there first"
-            )
         self.spent += 1
+        finite_norm(product, f"product {self.spent}")
         return product
 
     def times(self, vectors: Tensor) -> Tensor:

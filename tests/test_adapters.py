@@ -11,7 +11,7 @@ from torch import nn
 from landscape import Dense, Hessian, LinearOperator, as_operator, eigenpairs, spectral_density
 from landscape.adapters import check_symmetric, to_scipy
 from landscape.trace import trace
-from tests.problems import DOUBLE, dense_hessian, seeded, symmetric, tiny_mlp, tiny_objective
+from tests.problems import DOUBLE, Quadratic, dense_hessian, seeded, symmetric, tiny_mlp, tiny_objective
 
 pytestmark = [
     # PyHessian calls loss.backward(create_graph=True), of which PyTorch warns
@@ -220,6 +220,15 @@ def test_top_eigenvalues_and_trace_agree_with_pyhessians():
     assert abs(mean - exact) < 4 * error
     hutchinson = np.array(theirs.trace(maxIter=200, tol=0.0))
     assert abs(hutchinson.mean() - mean) < 4 * np.hypot(error, hutchinson.std() / len(hutchinson) ** 0.5)
+
+
+@pytest.mark.parametrize("analysis", [lambda op: eigenpairs(op, 1), spectral_density, trace])
+def test_every_spectrum_checks_the_hessian_of_a_function_of_ones_own(analysis):
+    f = Quadratic(symmetric(range(1, 9)), torch.zeros(8, dtype=DOUBLE))
+    analysis(Hessian(f, f.minimum))
+    f.hessian[0, 1] += 1
+    with pytest.raises(ValueError, match="operator is not symmetric"):
+        analysis(Hessian(f, f.minimum))
 
 
 @pytest.mark.parametrize("analysis", [lambda op: eigenpairs(op, 1), spectral_density, trace])

@@ -24,6 +24,22 @@ def test_layers_are_the_diagonal_blocks_of_the_hessian():
         assert abs(float(row.trace) - exact.sum()) < 4 * float(row.trace_stderr)
 
 
+def test_a_layer_that_is_not_used_is_flat():
+    class Idle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.idle = nn.Linear(4, 3), nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.used(x)
+
+    _, data = tiny_mlp()
+    table = spectrum_by_layer(ModelObjective(Idle().double(), nn.CrossEntropyLoss(), data), generator=seeded(0))
+    assert table.sel(layer="used").lambda_max > 0
+    flat = table.sel(layer="idle").drop_vars(["layer", "size"])
+    assert all(float(value) == 0 for value in flat.values())
+
+
 def test_layers_may_be_named_by_patterns():
     table = spectrum_by_layer(tiny_objective(), {"weights": ["*.weight"], "all": ["*"]}, probes=2, generator=seeded(0))
     assert table["size"].values.tolist() == [35, 43]
@@ -38,8 +54,32 @@ def test_parts_are_disjoint_and_make_up_the_whole():
     v = torch.ones(f.size, dtype=DOUBLE)
     mean = sum(part.examples * part.hvp(f.theta, v) for part in parts) / 50
     torch.testing.assert_close(mean, f.hvp(f.theta, v), rtol=1e-10, atol=1e-12)  # rounding
-    with pytest.raises(ValueError, match="count=18"):
-        f.parts(18)
+    assert {part.examples for part in parts} == {16, 17}
+    assert [part.examples for part in f.parts(50)] == [1] * 50
+    with pytest.raises(ValueError, match="count=51: give 1 to 50 parts"):
+        f.parts(51)
+
+
+def test_parts_are_at_the_networks_own_weights_wherever_the_whole_was_last():
+    f = tiny_objective()
+    before = f.parts(2)
+    f.value(f.theta + 1)
+    for part, same in zip(f.parts(2), before, strict=True):
+        assert torch.equal(part.theta, f.theta)
+        assert part.value(f.theta) == same.value(f.theta)
+
+
+@pytest.mark.parametrize("order", ["sorted", "periodic"])
+def test_parts_are_samples_in_whatever_order_the_data_come(order):
+    """f(w) = mean (x w)^2 has H = 2 mean x^2: over parts of m examples, it is spread by s / sqrt(m)."""
+    x = torch.arange(1600, dtype=DOUBLE) % 16
+    x = (x.sort().values if order == "sorted" else x)[:, None]
+    f = ModelObjective(nn.Linear(1, 1, bias=False).double(), nn.MSELoss(), (x, torch.zeros_like(x)), batch_size=400)
+    one = torch.ones(1, dtype=DOUBLE)
+    curvatures = [float(part.hvp(part.theta, one)) for part in f.parts(16)]
+    s = float((2 * x**2).std())
+    # known to 1/sqrt(30) = 18 % from 16 parts, here thrice
+    assert 0.45 < np.std(curvatures, ddof=1) / (s / 10) < 1.55
 
 
 def test_the_error_over_parts_is_the_spread_over_samples():
@@ -70,5 +110,6 @@ def test_the_density_over_parts_has_an_error_too():
     assert result.density_stderr(grid, 0.05).shape == (50,)
     assert result.lambda_max.shape == result.trace.shape == (4,)
     assert result.lambda_max_stderr > 0
-    with pytest.raises(ValueError, match="parts=1"):
-        spectrum_over_data(tiny_objective(), 1)
+    for parts in (1, 51):
+        with pytest.raises(ValueError, match=f"parts={parts}: give 2 to 50"):
+            spectrum_over_data(tiny_objective(), parts)

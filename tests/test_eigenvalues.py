@@ -109,6 +109,33 @@ def test_copies_of_multiple_eigenvalues_are_found_among_many_others(diagonal, ma
         assert pairs.converged.all()
 
 
+@pytest.mark.parametrize("max_basis", [None, 12])
+@pytest.mark.parametrize("tol", [1e-1, 1e-2, 1e-4])
+def test_residuals_are_the_true_ones_after_looking_for_copies(tol, max_basis):
+    for bulk in (np.linspace(0, 1, 95), np.linspace(0, 2.9, 195)):
+        matrix = symmetric([5.0, 5.0, 5.0, 3.0, 3.0, *bulk])
+        for seed in range(5):
+            pairs = eigenpairs(Dense(matrix), 5, tol=tol, max_basis=max_basis, generator=seeded(seed))
+            true = (matrix @ pairs.vectors - pairs.vectors * torch.from_numpy(pairs.values)).norm(dim=0)
+            # rounding: ||H|| eps = 1e-15 in each of some hundred steps
+            np.testing.assert_allclose(pairs.residuals, true, rtol=1e-7, atol=1e-12)
+            assert pairs.converged.all()
+
+
+def test_converged_means_that_the_residual_is_no_more_than_the_tolerance():
+    """Where rounding is more than the tolerance the search ends there, before its products are spent, and says so."""
+    matrix = symmetric([100.0, 40.0, *np.linspace(-1, 1, 58)]).float()
+    fine = eigenpairs(Dense(matrix), 2, tol=1e-9, max_products=1000, generator=seeded(0))
+    assert fine.products < 100
+    assert not fine.converged.any()
+    assert (fine.residuals > 1e-9 * 100).all()
+    # rounding in float32 is 1e-6 of the largest eigenvalue or less, here 1e-4
+    assert (fine.residuals < 1e-4).all()
+    own = eigenpairs(Dense(matrix), 8, which="smallest", tol=1e-6, relative_to="own", generator=seeded(0))
+    np.testing.assert_array_equal(own.converged, own.residuals <= 1e-6 * abs(own.values))
+    assert not own.converged.any()
+
+
 def test_without_looking_for_copies_one_vector_sees_one_of_them():
     operator = Dense(symmetric([5.0, 5.0, 3.0, *np.linspace(0, 1, 97)]))
     pairs = eigenpairs(operator, 2, copies=False, generator=seeded(0))
@@ -183,7 +210,10 @@ def test_a_killed_search_goes_on_bit_for_bit(tmp_path, at):
         eigenpairs(Mortal(symmetric(spectrum)), **options, resume=file, generator=seeded(0))
     with pytest.raises(ValueError, match=r"'k': 3.*'k': 2"):
         eigenpairs(Dense(symmetric(spectrum)), 2, resume=file)
+    with pytest.raises(ValueError, match=r"resume=.*holds a run of another operator"):
+        eigenpairs(Dense(symmetric(spectrum) + 1e-9 * torch.eye(100, dtype=DOUBLE)), **options, resume=file)
     again = eigenpairs(Dense(symmetric(spectrum)), **options, resume=file, generator=seeded(99))
+    assert again.products == whole.products
     assert torch.equal(again.vectors, whole.vectors)
     np.testing.assert_array_equal(again.residuals, whole.residuals)
     assert not file.exists()
@@ -195,6 +225,7 @@ def test_bad_input_to_eigenpairs_is_named():
         ({"k": 0}, "k=0.*1 to the operator's 3"),
         ({"k": 4}, "k=4"),
         ({"k": 1, "tol": 0.0}, "tol=0.0"),
+        ({"k": 1, "tol": float("nan")}, "tol=nan"),
         ({"k": 1, "which": "top"}, "which='top'.*magnitude"),
         ({"k": 2, "max_products": 1}, "max_products=1"),
         ({"k": 2, "max_basis": 3}, r"max_basis=3: give at least k \+ 2 = 4"),

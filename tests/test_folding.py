@@ -116,6 +116,13 @@ def test_layers_used_twice_or_changed_or_watched_are_not_folded():
     watched[0].register_forward_hook(lambda module, inputs, outputs: None)
     _check(_with_statistics(watched), _images(), folds=0)
 
+    replaced = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), *_head(64))
+    replaced[1].forward = torch.tanh  # on the instance
+    f = ModelObjective(_with_statistics(replaced), nn.CrossEntropyLoss(), _images())
+    assert not f._folds
+    f.gradient(f.theta)
+    assert f._model[1].forward is torch.tanh
+
     parametrized = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), *_head(64))
     nn.utils.parametrizations.weight_norm(parametrized[0])
     assert not ModelObjective(_with_statistics(parametrized), nn.CrossEntropyLoss(), _images())._folds

@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -92,6 +94,41 @@ def test_a_locked_run_searches_the_complement():
     np.testing.assert_allclose(run.ritz()[0][-3:], [3, 5, 5], atol=1e-10)
 
 
+def test_what_locking_drops_is_kept_account_of():
+    """After locks far from convergence T is the projection still, and residuals without a product are the true ones."""
+    matrix = symmetric([5.0, 5.0, 3.0, *np.linspace(0, 1, 27)])
+    run = Lanczos(Dense(matrix), _start(30))
+    for steps, keep in ((6, 2), (5, 3), (7, None)):
+        run.extend(steps)
+        values, s = run.ritz()
+        y = run.combine(s)
+        true = (matrix @ y - y * values).norm(dim=0)
+        # rounding: sums of 30 terms of ||H|| eps = 1e-15; a difference of squares loses half of the digits
+        torch.testing.assert_close(run.residuals(s), true, rtol=1e-9, atol=1e-13)
+        torch.testing.assert_close(run.basis @ matrix @ run.basis.T, run.projection, rtol=0, atol=1e-13)
+        if keep:
+            assert true[-keep:].max() > 1e-3
+            run.lock(values[-keep:], s[:, -keep:], seeded(steps))
+
+
+def test_a_reserved_basis_never_moves_and_only_what_is_used_is_saved():
+    run = Lanczos(Dense(symmetric(SPECTRUM)), _start(60), room=40)
+    where = run.basis.untyped_storage().data_ptr()
+    for steps in (1, 20, 19):
+        run.extend(steps)
+        assert run.basis.untyped_storage().data_ptr() == where
+    run = Lanczos(Dense(symmetric(np.arange(2000.0))), _start(2000), room=50)
+    run.extend(3)
+    file = io.BytesIO()
+    torch.save(run.state(), file)
+    # three basis vectors and the next one, of 8 bytes for each entry
+    assert len(file.getvalue()) < 5 * 2000 * 8
+    again = Lanczos.resume(run.operator, run.state(), room=50)
+    where = again.basis.untyped_storage().data_ptr()
+    again.extend(47)
+    assert again.basis.untyped_storage().data_ptr() == where
+
+
 def test_a_saved_run_goes_on_bit_for_bit():
     operator = Dense(symmetric(SPECTRUM))
     whole, first = (Lanczos(operator, _start(60)) for _ in range(2))
@@ -99,6 +136,8 @@ def test_a_saved_run_goes_on_bit_for_bit():
         run.extend(12)
         values, s = run.ritz()
         run.compress(values[-5:], s[:, -5:])
+        run.extend(3)
+        run.lock(*(part[..., -4:] for part in run.ritz()), seeded(1))
         run.extend(3)
     second = Lanczos.resume(operator, first.state())
     for run in (whole, second):

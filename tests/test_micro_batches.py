@@ -1,11 +1,14 @@
 """How many examples are evaluated at once: what the caches hold, the same in every run, the same numbers."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 from landscape import ModelObjective
-from landscape.objective.memory import saved_bytes
+from landscape.objective import memory
+from landscape.objective.memory import free_bytes, saved_bytes
 from tests.problems import DOUBLE, seeded
 
 
@@ -54,3 +57,34 @@ def test_the_graph_holds_the_activations_and_not_what_is_shared():
     x, w = torch.ones(10, 3), torch.ones(5, 3, requires_grad=True)
     assert saved_bytes(lambda: torch.tanh(x @ w.T), [x, w]) == 10 * 5 * 4
     assert saved_bytes(lambda: torch.tanh(x @ w.T), [w]) == 10 * 5 * 4 + 10 * 3 * 4
+
+
+CGROUPS = {
+    "version 2": ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    "version 1": (
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+        "total_inactive_file",
+    ),
+}
+
+
+@pytest.mark.parametrize("version", CGROUPS)
+@pytest.mark.parametrize(("limit", "free"), [("5000", 1500), ("100", 0), ("max", None), (str(2**62), None)])
+def test_no_more_memory_is_free_than_the_container_leaves(tmp_path, monkeypatch, version, limit, free):
+    """What it holds counts, without the files that are kept as long as nobody needs the room."""
+    allowed, taken, statistics, cached = CGROUPS[version]
+    (tmp_path / "memory").mkdir()
+    (tmp_path / allowed).write_text(f"{limit}\n")
+    (tmp_path / taken).write_text("4000\n")
+    (tmp_path / statistics).write_text(f"anon 3500\n{cached} 500\n")
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=10**9))
+    assert free_bytes(torch.device("cpu")) == (10**9 if free is None else free)
+
+
+def test_without_a_container_the_hosts_memory_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=7))
+    assert free_bytes(torch.device("cpu")) == 7

@@ -1,7 +1,9 @@
 import pytest
 import torch
+from torch import nn
 
-from landscape import Dense, Hessian, LinearOperator
+from landscape import Dense, GaussNewton, Hessian, LinearOperator, ModelObjective
+from landscape.operators import Residual
 from tests.problems import (
     DOUBLE,
     LogisticRegression,
@@ -24,6 +26,24 @@ def test_the_hessian_of_a_network_column_by_column():
     expected = dense_hessian(model, data)
     # float64 rounding only
     torch.testing.assert_close(_columns(Hessian(f)), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_hessian_gauss_newton_and_what_is_between_them():
+    """For least squares of a network z(x), G = 2/(N m) sum J'J over N examples of m outputs."""
+    model, (x, _) = tiny_mlp()
+    y = torch.randn(len(x), 3, generator=seeded(1), dtype=DOUBLE)
+    f = ModelObjective(model, nn.MSELoss(), (x, y))
+
+    def outputs(theta: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(model, f.space.views(theta), (x,)).flatten()
+
+    jacobian = torch.autograd.functional.jacobian(outputs, f.theta)
+    g = 2 * jacobian.T @ jacobian / y.numel()
+    h = torch.autograd.functional.hessian(lambda theta: (outputs(theta) - y.flatten()).square().mean(), f.theta)
+    # float64 rounding only
+    torch.testing.assert_close(_columns(Hessian(f)), h, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(_columns(GaussNewton(f)), g, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(_columns(Residual(f)), h - g, rtol=1e-10, atol=1e-12)
 
 
 def test_the_hessian_of_any_objective():

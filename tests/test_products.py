@@ -139,17 +139,20 @@ def test_weight_decay_is_in_both_products():
     torch.testing.assert_close(decayed.gnvp(plain.theta, v), plain.gnvp(plain.theta, v) + 0.2 * v, **EXACT)
 
 
-def test_many_batches_in_float32_lose_no_digits():
-    """The sum of 5,000 float32 products differs from the one of a single batch by rounding of one sum only."""
+@pytest.mark.parametrize("quantity", ["gradient", "hvp", "gnvp"])
+def test_many_batches_in_float32_lose_no_digits(quantity):
+    """A sum over 5,000 batches in float32 differs from the one of a single batch by rounding of one sum only."""
     model, _ = tiny_mlp()
     model.float()
     x, y = torch.randn(5000, 4, generator=seeded(0)), torch.randint(0, 3, (5000,), generator=seeded(1))
     exact = ModelObjective(model.double(), nn.CrossEntropyLoss(), (x.double(), y))
-    v = torch.ones_like(exact.theta)
-    truth = exact.hvp(exact.theta, v)
     single = ModelObjective(model.float(), nn.CrossEntropyLoss(), (x, y), batch_size=1, graph_memory=0)
-    error = (single.hvp(single.theta, v.float()).double() - truth).norm() / truth.norm()
-    # float32 products of single examples, whose errors of some eps = 1.2e-7 are independent, and one rounding of the
+    v = [] if quantity == "gradient" else [torch.ones_like(single.theta)]
+    truth, found = (
+        getattr(f, quantity)(*(w.to(f.dtype) for w in (single.theta, *v))).double() for f in (exact, single)
+    )
+    error = (found - truth).norm() / truth.norm()
+    # float32 derivatives of single examples, whose errors of some eps = 1.2e-7 are independent, and one rounding of the
     # result; summed in float32 they would be off by up to 5000 eps
     assert error < 5e-7
 
@@ -180,6 +183,39 @@ def test_an_objective_over_some_layers_has_the_blocks_of_the_whole():
     assert f.restrict("0.weight", "2.bias").space.names == ("0.weight", "2.bias")
     with pytest.raises(ValueError, match=r"pattern 'conv\*' fits no parameter.*0\.weight"):
         f.restrict("conv*")
+
+
+def test_an_objective_over_some_layers_is_at_the_networks_own_weights_wherever_the_whole_was_last():
+    f = tiny_objective()
+    before = f.restrict("2.*")
+    f.value(f.theta + 1)
+    after = f.restrict("2.*")
+    assert torch.equal(after.theta, f.theta[-after.size :])
+    assert after.value(after.theta) == before.value(before.theta)  # with the frozen weights, too
+
+
+class _Idle(nn.Module):
+    """A network with a layer that it does not use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.idle = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.used(x)
+
+
+def test_a_layer_that_is_not_used_has_derivatives_of_zero():
+    _, data = tiny_mlp()
+    f = ModelObjective(_Idle().double(), nn.CrossEntropyLoss(), data, batch_size=20)
+    idle = f.restrict("idle.*")
+    v = torch.ones_like(idle.theta)
+    assert idle.value(idle.theta) == f.value(f.theta)
+    for zeros in (idle.gradient(idle.theta), idle.hvp(idle.theta, v), idle.gnvp(idle.theta, v)):
+        assert torch.equal(zeros, torch.zeros(idle.size, dtype=DOUBLE))
+    report = idle.preflight()
+    assert report.passed
+    assert report.unused == ("idle.weight", "idle.bias")
 
 
 class _Attention(nn.Module):
@@ -221,6 +257,44 @@ def test_preflight_of_a_recurrent_network_with_batch_norm(batch_norm):
     assert report.passed, report
     assert "cuDNN is off for 1 recurrent" in str(report)
     assert f"BatchNorm is {batch_norm!r} in 1 layers" in str(report)
+
+
+class _Dropping(nn.Module):
+    """What drops without a Dropout module of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.attend = nn.LSTM(2, 4, num_layers=2, dropout=0.3), nn.MultiheadAttention(4, 2, dropout=0.1)
+        self.gru, self.head = nn.GRU(4, 3), nn.Linear(3, 3)  # the GRU drops nothing
+
+    def forward(self, x):
+        h = self.lstm(x.view(-1, 2, 2).transpose(0, 1))[0]
+        return self.head(self.gru(self.attend(h, h, h)[0])[0][-1])
+
+
+def test_preflight_counts_dropout_within_layers():
+    _, data = tiny_mlp()
+    report = ModelObjective(_Dropping().double(), nn.CrossEntropyLoss(), data).preflight()
+    assert "dropout is off in 2 layers" in str(report)
+    assert report.passed, report
+
+
+def test_every_graph_through_a_recurrent_layer_is_built_without_cudnn():
+    """Whose kernels have no gradient in evaluation mode; it is left on where nothing is differentiated."""
+    seen = []
+
+    class Watched(_Recurrent):
+        def forward(self, x):
+            seen.append((torch.is_grad_enabled(), torch.backends.cudnn.enabled))
+            return super().forward(x)
+
+    _, data = tiny_mlp()
+    f = ModelObjective(Watched().double(), nn.CrossEntropyLoss(), data)
+    f.preflight()
+    f.gradient(f.theta)
+    f.value(f.theta)
+    assert {on for graph, on in seen if graph} == {False}
+    assert (False, torch.backends.cudnn.enabled) in seen
 
 
 class _OnlyReverse(torch.autograd.Function):

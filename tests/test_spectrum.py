@@ -7,7 +7,8 @@ from landscape import Dense, Hessian, ModelObjective, eigenpairs, spectral_densi
 from landscape.experiment import train_at_equal_budget
 from landscape.problems import digits_mlp
 from landscape.randomness import unit
-from tests.problems import DOUBLE, dense_hessian, seeded, symmetric
+from landscape.results import Cost, SpectralDensity
+from tests.problems import DOUBLE, dense_hessian, seeded, symmetric, tiny_objective
 
 SPECTRUM = np.concatenate([[100.0, 40.0, 9.0, -5.0], np.linspace(-0.1, 1, 46)])
 
@@ -168,10 +169,43 @@ def test_function_traces_moments_and_log_determinants():
     assert exact.log_determinant(6.0)[0] == pytest.approx(np.log1p(SPECTRUM / 6).sum(), rel=1e-9)
     assert exact.moment(3)[0] == pytest.approx((SPECTRUM**3).mean(), rel=1e-9)
     assert exact.function_trace(np.exp)[0] == pytest.approx(np.exp(SPECTRUM).sum(), rel=1e-9)
-    with pytest.raises(ValueError, match="eigenvalue -5 <= -gamma: give gamma above 5"):
+    with pytest.raises(ValueError, match=r"reach down to -5 <= -gamma: give at least gamma=5\.05"):
         rule.log_determinant(4.0)
-    with pytest.raises(ValueError, match="gamma=0"):
-        rule.log_determinant(0.0)
+    for gamma in (0.0, np.nan):
+        with pytest.raises(ValueError, match=f"gamma={gamma}"):
+            rule.log_determinant(gamma)
+
+
+def _by_hand(nodes: list[float], support: list[float], known: list[float] | None = None) -> SpectralDensity:
+    """One probe's rule of even weights, of 10 eigenvalues."""
+    weights = np.full((1, len(nodes)), 1 / len(nodes))
+    return SpectralDensity(np.array([nodes]), weights, np.array(known or []), np.array(support), 10, Cost())
+
+
+def test_a_log_determinant_exists_as_far_as_nodes_and_the_end_of_the_support_tell():
+    """Nodes lie inside the spectrum; the outer estimate counts where it resolves gamma."""
+    settled = _by_hand([-4.99, 1.0], [-5.0049, 1.0])
+    for gamma in (4.9, 5.0, 5.004):
+        with pytest.raises(ValueError, match=r"-5\.0049 <= -gamma.*gamma=5\.05"):
+            settled.log_determinant(gamma)
+    assert settled.log_determinant(5.05)[0] == pytest.approx(5 * np.log1p(np.array([-4.99, 1]) / 5.05).sum())
+    # far off, it is no reason to refuse a positive matrix
+    assert np.isfinite(_by_hand([0.0, 1.0], [-0.5, 1.5]).log_determinant(1e-3)[0])
+    # what is advised is not refused, where the end becomes near by it either
+    unsettled = _by_hand([-1.0, 1.0], [-2.2, 1.5])
+    with pytest.raises(ValueError, match=r"-1 <= -gamma: give at least gamma=2\.22"):
+        unsettled.log_determinant(0.9)
+    assert np.isfinite(unsettled.log_determinant(2.22)[0])
+    with pytest.raises(ValueError, match=r"-7 <= -gamma: give at least gamma=7\.07"):
+        _by_hand([0.0, 1.0], [-0.5, 1.5], known=[-7.0]).log_determinant(3.0)
+
+
+def test_outliers_are_counted_among_what_is_known():
+    assert _by_hand([0.0, 1.0], [0.0, 1.0]).outliers() == (None, 1.0)
+    assert np.isnan(_by_hand([0.0, 1.0], [0.0, 1.0]).summary()["outliers"])
+    assert _by_hand([0.0, 1.0], [0.0, 1.0], known=[30.0, 20.0, 1.5]).outliers() == (2, 1.5)
+    assert _by_hand([0.0, 1.0], [0.0, 1.0], known=[-30.0]).outliers() == (0, 1.0)
+    assert _by_hand([-2.0, -1.0], [-2.0, -1.0], known=[30.0, 20.0]).outliers() == (2, -1.0)
 
 
 def test_the_summary_of_a_spectrum_with_ten_outliers():
@@ -197,7 +231,8 @@ def test_more_probes_are_merged_and_more_steps_go_on(tmp_path):
     np.testing.assert_array_equal(merged.weights, whole.weights)
     assert merged.cost.products == 100
     shorter = spectral_density(operator, steps=5, probes=1, generator=seeded(9))
-    assert merged.merged(shorter).trace()[0] == pytest.approx((5 * whole.trace()[0] + shorter.trace()[0]) / 6)
+    with pytest.raises(ValueError, match="other has 5 steps, this 20"):  # nor has its rule the same bounds
+        merged.merged(shorter)
     with pytest.raises(ValueError, match="of size 3"):
         merged.merged(spectral_density(torch.eye(3), steps=1))
 
@@ -212,6 +247,19 @@ def test_more_probes_are_merged_and_more_steps_go_on(tmp_path):
             spectral_density(operator, steps=20, probes=5, **options, generator=seeded(1))
         with pytest.raises(ValueError, match=r"steps=10.*has 20 already"):
             spectral_density(operator, steps=10, probes=5, **options, generator=seeded(0))
+
+
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_runs_of_another_operator_are_refused(tmp_path, low_memory):
+    f = tiny_objective()
+    options = {"steps": 5, "probes": 2, "low_memory": low_memory, "runs": tmp_path}
+    spectral_density(Hessian(f), **options, generator=seeded(0))
+    with pytest.raises(ValueError, match=r"runs=.*holds a run of another operator"):
+        spectral_density(Hessian(f, f.theta + 1e-6), **options, generator=seeded(0))
+    # sums in another order are the same operator
+    batches = tiny_objective(batch_size=7)
+    again = spectral_density(Hessian(batches), **options, generator=seeded(0))
+    assert again.cost.products == 0
 
 
 def test_bad_input_to_the_density_is_named():

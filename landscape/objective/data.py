@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["digest", "every", "is_pair", "read_batches", "tensors_in"]
+__all__ = ["digest", "is_pair", "read_batches", "split", "tensors_in"]
 
 
 def read_batches(data: Any, batch_size: int, device: torch.device) -> list[tuple[Any, int]]:
@@ -58,17 +58,27 @@ def digest(batches: list[tuple[Any, int]]) -> str:
     return hashlib.sha256(b"".join(sorted(examples))).hexdigest()
 
 
-def every(batches: list[tuple[Any, int]], first: int, stride: int) -> list[Any]:
-    """The examples ``first``, ``first + stride``, ... of each batch; batches without any are left out."""
-    return [_every(batch, first, stride) for batch, count in batches if count > first]
+def split(batches: list[tuple[Any, int]], parts: int) -> list[list[Any]]:
+    """Disjoint parts of the examples, each the batches that it has any of, drawn the same in every run.
+
+    At random, since data often come sorted: a part that took from each class alike would be no sample.
+    """
+    counts = [count for _, count in batches]
+    order = torch.randperm(sum(counts), generator=torch.Generator().manual_seed(0))
+    part_of = (order % parts).split(counts)  # so many numbers of each remainder, up to one
+    chosen = [[(part == p).nonzero().flatten() for part in part_of] for p in range(parts)]
+    return [
+        [_take(batch, index) for (batch, _), index in zip(batches, indices, strict=True) if len(index)]
+        for indices in chosen
+    ]
 
 
-def _every(item: Any, first: int, stride: int) -> Any:
+def _take(item: Any, index: Tensor) -> Any:
     if isinstance(item, Tensor):
-        return item[first::stride]
+        return item[index.to(item.device)]
     if isinstance(item, Mapping):
-        return {key: _every(value, first, stride) for key, value in item.items()}
-    return tuple(_every(value, first, stride) for value in item) if isinstance(item, tuple) else item
+        return {key: _take(value, index) for key, value in item.items()}
+    return tuple(_take(value, index) for value in item) if isinstance(item, tuple) else item
 
 
 def tensors_in(batch: Any) -> Iterator[Tensor]:

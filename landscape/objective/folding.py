@@ -99,8 +99,8 @@ def _identity(x: Tensor) -> Tensor:
 
 def _seen_one_after_the_other(model: nn.Module, loss: Callable[[], Tensor]) -> list[Fold]:
     """Layers that ran once, with a BatchNorm that ran once and was given their very outputs."""
-    layers = [m for m in model.modules() if type(m) in _LAYERS and not _hooked(m)]
-    norms = [m for m in model.modules() if type(m) in _NORMS and not _hooked(m) and _is_frozen(m)]
+    layers = [m for m in model.modules() if type(m) in _LAYERS and not _touched(m)]
+    norms = [m for m in model.modules() if type(m) in _NORMS and not _touched(m) and _is_frozen(m)]
     if not layers or not norms:
         return []
     outputs: dict[nn.Module, list[Tensor]] = {layer: [] for layer in layers}
@@ -121,9 +121,10 @@ def _seen_one_after_the_other(model: nn.Module, loss: Callable[[], Tensor]) -> l
     ]
 
 
-def _hooked(module: nn.Module) -> bool:
-    """Whether someone looks at what goes in or comes out."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+def _touched(module: nn.Module) -> bool:
+    """Whether someone looks at what goes in or comes out, or has replaced what it does."""
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+    return bool(hooks) or "forward" in vars(module)
 
 
 def _is_frozen(norm: Any) -> bool:

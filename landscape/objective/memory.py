@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -11,14 +13,22 @@ from torch import Tensor
 
 from landscape.objective.data import tensors_in
 
-__all__ = ["examples_at_once", "free_bytes", "saved_bytes"]
+__all__ = ["USUAL", "examples_at_once", "free_bytes", "saved_bytes"]
 
 # What a forward pass may hold at once: about what fits the caches. Measured on two cores: the digits' networks are
 # fastest in one piece (1 to 8 MB), LeNet at 10 to 20 MB.
 _CACHED = 16e6
 _CACHED_ON_A_GPU = 1e9  # not measured
-_USUAL = 128  # below it each call does too little: ResNet-20, whose 128 hold 50 MB, is slower with fewer and with more
+# examples; with fewer each call does too little: ResNet-20, whose 128 hold 50 MB, is slower with fewer and with more
+USUAL = 128
 _HELD = 512e6  # but so many examples must not hold more than this
+
+# where Linux tells what a container may take, what it holds, and how much of that is files it would let go of
+_CGROUP = Path("/sys/fs/cgroup")
+_CONTAINERS = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+)
 
 
 def examples_at_once(loss_on: Callable[[Any], Tensor], batch: Any, count: int, flat: Tensor) -> int:
@@ -33,9 +43,9 @@ def examples_at_once(loss_on: Callable[[Any], Tensor], batch: Any, count: int, f
     try:
         per_example = saved_bytes(lambda: loss_on(batch), [flat, *tensors_in(batch)]) / count
     except RuntimeError:  # a network that does not let its graph be watched
-        return _USUAL
+        return USUAL
     cached = _CACHED if flat.device.type == "cpu" else _CACHED_ON_A_GPU
-    return max(1, int(max(cached, min(_USUAL * per_example, _HELD)) / max(per_example, 1.0)))
+    return max(1, int(max(cached, min(USUAL * per_example, _HELD)) / max(per_example, 1.0)))
 
 
 def saved_bytes(build: Callable[[], object], shared: Iterable[Tensor]) -> int:
@@ -56,5 +66,18 @@ def saved_bytes(build: Callable[[], object], shared: Iterable[Tensor]) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """On a GPU or in main memory."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    """On a GPU or in main memory, there no more than the container leaves."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return int(max(min(psutil.virtual_memory().available, _left_to_the_container()), 0))
+
+
+def _left_to_the_container() -> float:
+    for limit, held, statistics, cached in _CONTAINERS:  # of cgroups, versions 2 and 1
+        try:
+            told = dict(line.split() for line in (_CGROUP / statistics).read_text().splitlines())
+            allowed, taken = (int((_CGROUP / file).read_text()) for file in (limit, held))
+            return allowed - taken + int(told[cached])
+        except (OSError, ValueError, KeyError):  # not this version, or "max": no limit
+            continue
+    return math.inf

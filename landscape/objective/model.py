@@ -8,7 +8,6 @@ reverse-over-reverse: H v = grad_theta (grad f . v).
 from __future__ import annotations
 
 import copy
-import fnmatch
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -18,15 +17,23 @@ from torch import Tensor, nn
 
 from landscape.checkpoints import Checkpoint
 from landscape.objective.batch_norm import POLICIES, norm_layers, recalibrate
-from landscape.objective.data import digest, every, is_pair, read_batches
+from landscape.objective.data import digest, is_pair, read_batches, split
 from landscape.objective.examples import Examples, means, per_example
 from landscape.objective.folding import Fold, foldable, folded
 from landscape.objective.kernels import differentiable_twice, without_cudnn_rnn
 from landscape.objective.layout import channels_last
 from landscape.objective.loss import check_mean, loss_of
-from landscape.objective.memory import examples_at_once
+from landscape.objective.memory import USUAL, examples_at_once
+from landscape.objective.moving import own_network
 from landscape.objective.preflight import Preflight, preflight
-from landscape.objective.products import KeptProducts, Product, gauss_newton_product, hessian_product
+from landscape.objective.products import (
+    KeptProducts,
+    Product,
+    all_finite,
+    gauss_newton_product,
+    gradient_of,
+    hessian_product,
+)
 from landscape.parameters import ParameterSpace, check_vector
 
 __all__ = ["ModelObjective"]
@@ -48,8 +55,9 @@ class ModelObjective:
             list), which is read once and kept.
         forward: ``forward(model, batch) -> outputs``. Default: ``model(inputs)`` for a tuple,
             ``model(**batch)`` for a dictionary.
-        batch_size: examples evaluated at once when ``data`` is a pair of tensors. ``"auto"``: as many as keep the
-            activations within a CPU's caches, which halves the time; 128 where ``batch_norm`` is ``"batch"``.
+        batch_size: examples evaluated at once when ``data`` is a pair of tensors. ``"auto"``: as many as hold 16 MB in
+            a forward pass (about a CPU's caches; 1 GB on a GPU), or 128 where these are more, but of those no more
+            than hold 512 MB. Always 128 where ``batch_norm`` is ``"batch"``.
         batch_norm: ``"frozen"`` keeps the running statistics, ``"recalibrated"`` gathers them again at
             every theta (derivatives then hold them fixed), ``"batch"`` uses each batch's own.
         calibration: the data on which ``"recalibrated"`` gathers them, for test losses the training
@@ -107,7 +115,7 @@ class ModelObjective:
         self._model.zero_grad(set_to_none=True)
         self._parameters, self._flat = self.space.as_one_vector(self._model)
         self.theta = self._flat.clone()
-        together = 128 if isinstance(batch_size, str) else batch_size
+        together = USUAL if isinstance(batch_size, str) else batch_size
         self._batches = read_batches(data, together, self.device)
         check_mean(loss, self._batches)
         self.examples = sum(count for _, count in self._batches)
@@ -165,25 +173,21 @@ class ModelObjective:
         Raises:
             ValueError: a pattern fits no name.
         """
-        for pattern in patterns:
-            if not fnmatch.filter(self.space.names, pattern):
-                raise ValueError(f"pattern {pattern!r} fits no parameter: the names are {', '.join(self.space.names)}")
-        model = copy.deepcopy(self._model)
-        for name, parameter in model.named_parameters():
-            chosen = any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-            parameter.requires_grad_(parameter.requires_grad and chosen)
-        return self._with(model)
+        return self._with(own_network(self, patterns))
 
     def parts(self, count: int) -> list[ModelObjective]:
-        """The same problem on disjoint parts of the data, every ``count``-th example in each.
+        """The same problem on ``count`` disjoint parts of the data, at the network's own weights.
+
+        Each example's part is drawn at random, the same in every run, whatever order the data come in; the parts are
+        of equal size up to one example.
 
         Raises:
-            ValueError: a part would hold no example of any batch.
+            ValueError: a part would hold no example.
         """
-        if not 1 <= count <= max(examples for _, examples in self._batches):
-            raise ValueError(f"count={count}: give 1 or more, and no more than a batch has examples")
-        model = copy.deepcopy(self._model)
-        return [self._with(model, every(self._batches, first, count)) for first in range(count)]
+        if not 1 <= count <= self.examples:
+            raise ValueError(f"count={count}: give 1 to {self.examples} parts, as many as there are examples")
+        model = own_network(self)
+        return [self._with(model, part) for part in split(self._batches, count)]
 
     def preflight(self, generator: torch.Generator | None = None) -> Preflight:
         """What stands in the way of second derivatives here, and one product checked by other means.
@@ -232,15 +236,17 @@ class ModelObjective:
     def value_and_gradient(self, theta: Tensor) -> tuple[float, Tensor]:
         """f(theta) and grad f(theta)."""
         self._move(theta)
-        value = self._decay()
-        gradient = self.weight_decay * self._flat
-        for batch, count in self._batches:
-            with without_cudnn_rnn(self._model):
-                loss = self._loss_on(batch)
-            pieces = torch.autograd.grad(loss, self._parameters, materialize_grads=True)
-            value += float(loss.detach()) * count / self.examples
-            gradient += torch.cat([p.reshape(-1) for p in pieces]) * (count / self.examples)
-        return value, gradient
+        losses: list[float] = []
+        decay = self._decay()  # before there is a gradient to hold beside it
+
+        def pieces(i: int) -> Sequence[Tensor]:
+            batch, count = self._batches[i]
+            loss = self._loss_on(batch)
+            losses.append(float(loss.detach()) * count)
+            return gradient_of(loss, self._parameters)
+
+        gradient = self._mean(pieces, self._flat).to(self._flat)
+        return sum(losses) / self.examples + decay, gradient
 
     def hvp(self, theta: Tensor, v: Tensor) -> Tensor:
         """H v, the Hessian of f at theta times ``v``, both of shape (n,).
@@ -270,20 +276,27 @@ class ModelObjective:
             raise ValueError("v is not finite: give a finite direction")
         self._move(theta)
         directions = list(self.space.views(v).values())
-        # what many batches add up to needs more digits than each of them; a single one does not
-        wide = self._wide if len(self._batches) > 1 else self.dtype
-        total = self.weight_decay * v.to(wide)
-        pieces = list(self.space.views(total).values())
-        for i, (_, count) in enumerate(self._batches):
-            for piece, addend in zip(pieces, products.apply(i, directions), strict=True):
-                piece.add_(addend, alpha=count / self.examples)
+        total = self._mean(lambda i: products.apply(i, directions), v)
         if not bool(total.isfinite().all()):
-            broken = [i for i in range(len(self._batches)) if not _all_finite(products.apply(i, directions))]
+            broken = [i for i in range(len(self._batches)) if not all_finite(products.apply(i, directions))]
             raise FloatingPointError(
                 f"the product is not finite in batches {broken} of {len(self._batches)} (from 0): the loss or its "
                 "derivatives overflow at theta, so check f(theta) and its gradient there first"
             )
         return total.to(self._flat)
+
+    def _mean(self, of_batch: Callable[[int], Sequence[Tensor]], decayed: Tensor) -> Tensor:
+        """The mean over examples of what is known by batches, piece by piece, plus ``weight_decay * decayed``."""
+        # what many batches add up to needs more digits than each of them; a single one does not
+        wide = self._wide if len(self._batches) > 1 else self.dtype
+        for i, (_, count) in enumerate(self._batches):
+            addends = of_batch(i)
+            if i == 0:  # only now that a graph which is not kept is gone, since it may be as large
+                total = self.weight_decay * decayed.to(wide)
+                pieces = list(self.space.views(total).values())
+            for piece, addend in zip(pieces, addends, strict=True):
+                piece.add_(addend, alpha=count / self.examples)
+        return total
 
     def _prepare_hessian(self, batch: Any) -> Product:
         with differentiable_twice(self._model):
@@ -292,27 +305,22 @@ class ModelObjective:
     def _prepare_gauss_newton(self, batch: Any) -> Product:
         with differentiable_twice(self._model):
             outputs = self._run(batch)
-            loss = self._loss_of(outputs, batch)
-        z = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
-        if z is None:
-            raise ValueError(
-                f"forward returns a {type(outputs).__name__} without .logits: for Gauss-Newton products give a "
-                "forward(model, batch) that returns the tensor of which the loss is a function"
-            )
-        return gauss_newton_product(z, loss, self._parameters)
+            return gauss_newton_product(outputs, self._loss_of(outputs, batch), self._parameters)
 
     def _run(self, batch: Any) -> Any:
         with folded(self._folds):
             return self._forward(self._model, batch)
 
     def _loss_on(self, batch: Any) -> Tensor:
-        return self._loss_of(self._run(batch), batch)
+        """With its graph, on kernels that have a gradient in evaluation mode."""
+        with without_cudnn_rnn(self._model):
+            return self._loss_of(self._run(batch), batch)
 
     def _loss_of(self, outputs: Any, batch: Any) -> Tensor:
         return loss_of(self._loss, outputs, batch)
 
     def _decay(self) -> float:
-        return self.weight_decay / 2 * float(self._flat.double().square().sum())
+        return self.weight_decay / 2 * float(self._flat.double().square().sum()) if self.weight_decay else 0.0
 
     def _move(self, theta: Tensor) -> None:
         check_vector("theta", theta, self.size)
@@ -326,10 +334,6 @@ class ModelObjective:
     def _recalibrate(self) -> None:
         if self.batch_norm == "recalibrated" and self._norms:
             recalibrate(self._norms, self._calibration, partial(self._forward, self._model))
-
-
-def _all_finite(tensors: Sequence[Tensor]) -> bool:
-    return all(bool(t.isfinite().all()) for t in tensors)
 
 
 def _default_forward(model: nn.Module, batch: Any) -> Any:

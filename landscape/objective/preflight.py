@@ -103,7 +103,7 @@ def preflight(f: ModelObjective, generator: torch.Generator) -> Preflight:
 
 def _of_modules(model: nn.Module, batch_norm: str) -> list[str]:
     modules = list(model.modules())
-    dropout = sum(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in modules)
+    dropout = sum(_dropped(m) > 0 for m in modules)
     norms = sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in modules)
     recurrent = sum(isinstance(m, nn.RNNBase) for m in modules)
     notes = []
@@ -114,6 +114,13 @@ def _of_modules(model: nn.Module, batch_norm: str) -> list[str]:
     if recurrent:
         notes.append(f"cuDNN is off for {recurrent} recurrent layers, as its kernels have no second derivative")
     return notes
+
+
+def _dropped(module: nn.Module) -> float:
+    """The share that a layer drops in training."""
+    if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
+        return module.dropout
+    return module.p if isinstance(module, nn.modules.dropout._DropoutNd) else 0.0
 
 
 class _AttentionCalls(TorchFunctionMode):
@@ -139,9 +146,11 @@ def _unused(f: ModelObjective) -> tuple[str, ...]:
     """The parameters that no batch's loss depends on."""
     used: set[str] = set()
     for batch, _ in f._batches:
-        loss = f._loss_of(f._forward(f._model, batch), batch)
-        gradients = torch.autograd.grad(loss, f._parameters, allow_unused=True)
-        used.update(name for name, g in zip(f.space.names, gradients, strict=True) if g is not None)
+        with differentiable_twice(f._model):
+            loss = f._loss_on(batch)
+        if loss.requires_grad:
+            gradients = torch.autograd.grad(loss, f._parameters, allow_unused=True)
+            used.update(name for name, g in zip(f.space.names, gradients, strict=True) if g is not None)
     return tuple(name for name in f.space.names if name not in used)
 
 

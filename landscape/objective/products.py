@@ -18,22 +18,29 @@ from torch import Tensor
 from landscape.objective.data import tensors_in
 from landscape.objective.memory import free_bytes, saved_bytes
 
-__all__ = ["KeptProducts", "Product", "gauss_newton_product", "hessian_product"]
+__all__ = ["KeptProducts", "Product", "all_finite", "gauss_newton_product", "gradient_of", "hessian_product"]
 
 # (directions, keep the graph for another call) -> the product, both piece by piece, as the parameters are
 Product = Callable[[Sequence[Tensor], bool], Sequence[Tensor]]
 
 
+def gradient_of(loss: Tensor, parameters: Sequence[Tensor], *, create_graph: bool = False) -> Sequence[Tensor]:
+    """The gradient of ``loss``, piece by piece as the parameters are; zeros where it depends on none of them."""
+    if not loss.requires_grad:  # torch refuses to differentiate what has no graph at all
+        return _zeros(parameters)
+    return torch.autograd.grad(loss, parameters, create_graph=create_graph, materialize_grads=True)
+
+
 def hessian_product(loss: Tensor, parameters: Sequence[Tensor]) -> Product:
     """v -> H v for the Hessian of ``loss``."""
     # never loss.backward(create_graph=True): the graph in .grad would keep itself alive
-    gradients = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
+    gradients = gradient_of(loss, parameters, create_graph=True)
     # a piece without a graph is constant in theta: its rows of H are zero
     curved = [i for i, g in enumerate(gradients) if g.requires_grad]
 
     def product(directions: Sequence[Tensor], keep: bool) -> Sequence[Tensor]:
         if not curved:
-            return [torch.zeros_like(p) for p in parameters]
+            return _zeros(parameters)
         return torch.autograd.grad(
             [gradients[i] for i in curved],
             parameters,
@@ -45,26 +52,46 @@ def hessian_product(loss: Tensor, parameters: Sequence[Tensor]) -> Product:
     return product
 
 
-def gauss_newton_product(outputs: Tensor, loss: Tensor, parameters: Sequence[Tensor]) -> Product:
-    """v -> G v for ``loss`` as a function of the network's ``outputs``.
+def gauss_newton_product(outputs: Any, loss: Tensor, parameters: Sequence[Tensor]) -> Product:
+    """v -> G v for ``loss`` as a function of the network's ``outputs``, a tensor or what has it as ``.logits``.
 
     J v is had from reverse passes alone: J'u is linear in u, and its derivative along v is J v.
+
+    Raises:
+        ValueError: the outputs are no tensor and have no ``.logits``.
     """
-    (slope,) = torch.autograd.grad(loss, [outputs], create_graph=True, materialize_grads=True)
-    u = torch.zeros_like(outputs, requires_grad=True)
-    pulled = torch.autograd.grad(outputs, parameters, u, create_graph=True, materialize_grads=True)
+    z = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
+    if z is None:
+        raise ValueError(
+            f"forward returns a {type(outputs).__name__} without .logits: for Gauss-Newton products give a "
+            "forward(model, batch) that returns the tensor of which the loss is a function"
+        )
+    if not (z.requires_grad and loss.requires_grad):  # J or d^2 l/dz^2 is zero
+        return lambda directions, keep: _zeros(parameters)
+    (slope,) = torch.autograd.grad(loss, [z], create_graph=True, materialize_grads=True)
+    u = torch.zeros_like(z, requires_grad=True)
+    pulled = torch.autograd.grad(z, parameters, u, create_graph=True, materialize_grads=True)
     used = [i for i, g in enumerate(pulled) if g.requires_grad]
 
     def product(directions: Sequence[Tensor], keep: bool) -> Sequence[Tensor]:
         if not slope.requires_grad:  # the loss is linear in the outputs
-            return [torch.zeros_like(p) for p in parameters]
+            return _zeros(parameters)
         (pushed,) = torch.autograd.grad(
             [pulled[i] for i in used], [u], [directions[i] for i in used], retain_graph=True, materialize_grads=True
         )
-        (curved,) = torch.autograd.grad(slope, [outputs], pushed, retain_graph=True, materialize_grads=True)
-        return torch.autograd.grad(outputs, parameters, curved, retain_graph=keep, materialize_grads=True)
+        (curved,) = torch.autograd.grad(slope, [z], pushed, retain_graph=True, materialize_grads=True)
+        return torch.autograd.grad(z, parameters, curved, retain_graph=keep, materialize_grads=True)
 
     return product
+
+
+def all_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether each entry of each is."""
+    return all(bool(t.isfinite().all()) for t in tensors)
+
+
+def _zeros(parameters: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.zeros_like(p) for p in parameters]
 
 
 class KeptProducts:

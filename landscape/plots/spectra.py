@@ -35,7 +35,7 @@ def eigenvalue_histogram(
             outliers are seen.
         bins: over the range that is drawn.
         classes: of a classifier, whose Hessian tends to have about as many outliers: the legend sets the number of
-            outliers beside it.
+            outliers beside it, of densities that were made with eigenvalues deflated, among which they are counted.
         within: the range of eigenvalues to draw. Default: that of all nodes.
         ax: default: a new one.
     """
@@ -54,7 +54,7 @@ def eigenvalue_histogram(
             element="step",
             color=color,
             alpha=0.25,
-            label=label if classes is None else f"{label}: {density.outliers()[0]} outliers, {classes} classes",
+            label=_with_outliers(label, density, classes),
             ax=ax,
         )
         if eigenpairs is not None:
@@ -70,6 +70,11 @@ def eigenvalue_histogram(
     )
     ax.legend(frameon=False)
     return ax
+
+
+def _with_outliers(label: str, density: SpectralDensity, classes: int | None) -> str:
+    outliers, _ = density.outliers()
+    return label if classes is None or outliers is None else f"{label}: {outliers} outliers, {classes} classes"
 
 
 def density_curve(

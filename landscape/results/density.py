@@ -86,16 +86,22 @@ class SpectralDensity:
     def log_determinant(self, gamma: float) -> tuple[float, float]:
         """log det(I + H / gamma) and its standard error over probes.
 
+        That I + H / gamma is positive is known as far as nodes tell, which lie inside the spectrum: the support's lower
+        end counts as an eigenvalue too, where it is within gamma of the lowest node. Further off it says nothing of H.
+
         Raises:
             ValueError: gamma is not positive, or I + H / gamma is not positive definite.
         """
-        if gamma <= 0:
+        if not gamma > 0:
             raise ValueError(f"gamma={gamma}: give a positive one")
-        lowest = float(np.append(self.known, self.nodes).min())
+        lowest, end = float(np.append(self.known, self.nodes).min()), float(self.support[0])
+        if self.nodes.min() - end <= gamma:
+            lowest = min(lowest, end)
         if lowest <= -gamma:
             raise ValueError(
-                f"gamma={gamma}: I + H/gamma has no log-determinant, as H has the eigenvalue {lowest:.3g} <= -gamma: "
-                f"give gamma above {-lowest:.3g}"
+                f"gamma={gamma}: I + H/gamma has no log-determinant, as the eigenvalues of H reach down to "
+                # a hundredth more, so that rounding to three digits does not give one that is refused again
+                f"{lowest:.6g} <= -gamma: give at least gamma={1.01 * -min(lowest, end):.3g}"
             )
         return self.function_trace(lambda t: np.log1p(t / gamma))
 
@@ -202,16 +208,18 @@ class SpectralDensity:
         """The share of eigenvalues within ``threshold`` of zero and its standard error over probes."""
         return self.mass(-threshold, threshold)
 
-    def outliers(self) -> tuple[int, float]:
+    def outliers(self) -> tuple[int | None, float]:
         """How many large eigenvalues stand apart from the bulk, and where the bulk ends.
 
         A heuristic: the known eigenvalues and the largest of the rest, in descending order, are cut at their widest
-        ratio lambda_i / lambda_{i+1}. Without known eigenvalues there is nothing to count.
+        ratio lambda_i / lambda_{i+1}. Without known eigenvalues there is nothing to count, and the number is None.
         """
         rest = float(self.nodes.max())
+        if len(self.known) == 0:
+            return None, rest
         top = np.append(np.sort(self.known[self.known > max(rest, 0)])[::-1], rest)
-        if len(top) == 1 or rest <= 0:
-            return 0, rest
+        if len(top) == 1 or rest <= 0:  # what is positive is known then, and infinitely further off than the rest
+            return len(top) - 1, rest
         count = int((top[:-1] / top[1:]).argmax()) + 1
         return count, float(top[count])
 
@@ -220,6 +228,9 @@ class SpectralDensity:
 
         Args:
             threshold: what counts as zero. Default: a thousandth of the largest |lambda|.
+
+        Returns:
+            By name; ``outliers`` is NaN where no eigenvalue is known, as they are counted among those.
         """
         places, _ = self.atoms()
         largest = float(max(abs(places[0]), abs(places[-1])))
@@ -233,7 +244,7 @@ class SpectralDensity:
             "highest": float(places[-1]),
             "trace": trace,
             "trace_stderr": trace_error,
-            "outliers": count,
+            "outliers": np.nan if count is None else count,
             "bulk_edge": edge,
             "threshold": threshold,
             "near_zero": near,
@@ -245,21 +256,22 @@ class SpectralDensity:
         }
 
     def merged(self, other: SpectralDensity) -> SpectralDensity:
-        """Both results' probes together, of the same operator with the same eigenvalues known.
+        """Both results' probes together, of the same operator with the same eigenvalues known and as many steps.
 
         Raises:
-            ValueError: they are of different sizes, or know different eigenvalues.
+            ValueError: they are of different sizes or steps, or know different eigenvalues.
         """
         if self.size != other.size or not np.array_equal(self.known, other.known):
             raise ValueError(
                 f"other is of size {other.size} with {len(other.known)} eigenvalues known, this of {self.size} with "
                 f"{len(self.known)}: merge densities of one operator with the same deflation"
             )
-        steps = max(self.nodes.shape[1], other.nodes.shape[1])
-        pads = [((0, 0), (0, steps - rule.nodes.shape[1])) for rule in (self, other)]
+        steps, others = self.nodes.shape[1], other.nodes.shape[1]
+        if steps != others:  # padded without weight, a shorter rule would pass for one that is exact
+            raise ValueError(f"other has {others} steps, this {steps}: make both with the same steps")
         return SpectralDensity(
-            nodes=np.concatenate([np.pad(r.nodes, p, mode="edge") for r, p in zip((self, other), pads, strict=True)]),
-            weights=np.concatenate([np.pad(r.weights, p) for r, p in zip((self, other), pads, strict=True)]),
+            nodes=np.concatenate([self.nodes, other.nodes]),
+            weights=np.concatenate([self.weights, other.weights]),
             known=self.known,
             support=np.array([min(self.support[0], other.support[0]), max(self.support[1], other.support[1])]),
             size=self.size,
