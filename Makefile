@@ -8,8 +8,9 @@ REQUIREMENTS := setup.cfg pyproject.toml constraints.txt benchmarks/peers.txt
 demo: .venv/installed  ## train with SGD and Entropy-SGD, compare, write runs/demo/report.html
 	$(BIN)/landscape demo --out runs/demo --overwrite
 
-test: .venv/installed-test  ## the whole suite
-	$(BIN)/python -m pytest
+# one thread each: the tests' tensors are small, and two processes of two threads on two cores wait for each other
+test: .venv/installed-test  ## the whole suite, on all cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist worksteal
 
 check: .venv/installed-test  ## format, lint, types, import table, doctests, then the suite
 	$(BIN)/ruff format --check .

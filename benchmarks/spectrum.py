@@ -290,7 +290,7 @@ def density_times(model: nn.Module, data: tuple[Tensor, Tensor], steps: int, pyt
     }
     with with_landscaper(python, model, data, torch.zeros(sum(p.numel() for p in model.parameters()))) as landscaper:
         others = {who: partial(ask, "density", steps) for who, ask in landscaper.items()}
-        for who, seconds in medians({**rivals, **others}, rounds=3).items():
+        for who, seconds in medians({**rivals, **others}, rounds=2).items():
             print(f"| {who} | {seconds:.1f} s |", flush=True)
 
 
@@ -304,7 +304,7 @@ def density_errors(
         print(f"| {who} | {ks:.4f} ± {ks_error:.4f} | {w:.1e} ± {w_error:.0e} |", flush=True)
 
 
-def traces(model: nn.Module, data: tuple[Tensor, Tensor], exact: np.ndarray, seeds: int = 20) -> None:
+def traces(model: nn.Module, data: tuple[Tensor, Tensor], exact: np.ndarray, seeds: int = 100) -> None:
     every = {who: hessian_of(who, model, data) for who in ("ours", "curvlinops", "hessian-eigenthings")}
 
     def ours(method: str, budget: int, seed: int) -> float:
@@ -389,7 +389,7 @@ def main() -> None:
     digits, examples, exact = trained_digits_mlp()
     print("\n| digits MLP, density of 80 steps, 4 probes | KS | Wasserstein-1 / lambda_max |\n|---|---|---|")
     density_errors(digits, examples, exact, steps=80, probes=4)
-    print("\n| products for the trace | by | RMS error over 20 seeds |\n|---|---|---|")
+    print("\n| products for the trace | by | RMS error over 100 seeds |\n|---|---|---|")
     traces(digits, examples, exact)
     memory(lenet, (images[0][:128], images[1][:128]))
 
