@@ -162,8 +162,9 @@ class Measures:
     """One number per measure and checkpoint, and its difference from the first checkpoint's.
 
     Differences are paired: the probes, draws and examples were the same for all checkpoints, so the
-    standard error is that of the differences themselves; on the tempered path that of independent estimates. An error of 0 means exact for these examples, NaN that
-    it is not known; a value of NaN could not be told.
+    standard error is that of the differences themselves; on the tempered path that of independent
+    estimates. An error of 0 means exact for these examples, NaN that it is not known; a value of NaN
+    could not be told.
     """
 
     names: list[str]  # of the measures, with their units
