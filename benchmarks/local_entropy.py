@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from landscape import Hessian, ModelObjective, eigenpairs, local_entropy
 from landscape.local_entropy.moves import move
 from landscape.local_entropy.potential import Potential
+from landscape.objective.at_once import by_vmap
 from landscape.results import LocalEntropy
 
 FEWER = {"populations": 4, "chains": 2, "moves": 8, "tol": 0.2}  # for LeNet
@@ -254,20 +255,13 @@ def lenet(model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
 
 
 def at_once(name: str, model: nn.Module, data: tuple[Tensor, Tensor], particles: int) -> None:
-    """One gradient of several particles, one after the other as the path has it, and by vmap over parameters."""
-    f, loss = ModelObjective(model, nn.CrossEntropyLoss(), data), nn.CrossEntropyLoss()
-    points = torch.stack([f.theta] * particles)
-    batches = [batch for batch, _ in f._batches]
-
-    def mean_loss(weights: dict[str, Tensor], batch: tuple[Tensor, Tensor]) -> Tensor:
-        return loss(torch.func.functional_call(model, weights, (batch[0],)), batch[1])
-
-    every = torch.vmap(torch.func.grad_and_value(mean_loss), in_dims=(0, None))
-    stacked = {key: torch.stack([value.detach()] * particles) for key, value in model.named_parameters()}
+    """A gradient where several are wanted: one after the other, and by vmap, which the path takes for perceptrons."""
+    f = ModelObjective(model, nn.CrossEntropyLoss(), data)
+    points, together = torch.stack([f.theta] * particles), by_vmap(f)
     times = medians(
         {
             "one after the other": lambda: [f.value_and_gradient(point) for point in points],
-            "vmap": lambda: [every(stacked, batch) for batch in batches],
+            "vmap": lambda: together(points),
         }
     )
     for how, seconds in times.items():

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from landscape.objective import Objective
+from landscape.objective.at_once import values_and_gradients
 from landscape.results import Eigenpairs
 
 __all__ = ["Particles", "Potential"]
@@ -82,6 +83,7 @@ class Potential:
         self, objective: Objective, theta: Tensor, radius: float, beta: float, start: Eigenpairs | None = None
     ) -> None:
         self._objective, self._theta, self.radius, self._beta = objective, theta, radius, beta
+        self._at_each = values_and_gradients(objective)
         self.size, self.dtype, self.device = objective.size, objective.dtype, objective.device
         self.values = self.gradients = self.not_finite = 0
         self.log_normaliser = 0.0
@@ -101,7 +103,7 @@ class Potential:
     def __call__(self, y: Tensor) -> Particles:
         """At each row of y (P, n)."""
         z = y if self._start is None else self._start.place(y)
-        loss, gradient = self.losses(self._theta + self.radius * z)
+        loss, gradient = self._at_each(self._theta + self.radius * z)
         psi, slope = self._beta * loss, self._beta * self.radius * gradient
         if self._start is not None:
             psi, slope = self._start.take_off(z, psi, slope)
@@ -110,15 +112,6 @@ class Potential:
         self.not_finite += int((~finite).sum())
         self.gradients += len(y)
         return Particles(y, np.where(finite, psi, np.inf), slope, np.where(finite, loss, np.inf))
-
-    def losses(self, x: Tensor) -> tuple[np.ndarray, Tensor]:
-        """f (P,) and its gradient (P, n) at each row of x.
-
-        One after the other: ``torch.func.vmap`` over parameters is slower on two cores, by the last table of
-        ``benchmarks/local_entropy.py``.
-        """
-        values, gradients = zip(*(self._objective.value_and_gradient(row) for row in x), strict=True)
-        return np.array(values), torch.stack(gradients)
 
     def ball(self, count: int, generator: torch.Generator) -> np.ndarray:
         """f at draws of q, (count,)."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from landscape.objective.data import tensors_in
 
-__all__ = ["USUAL", "examples_at_once", "free_bytes", "saved_bytes"]
+__all__ = ["USUAL", "cached_bytes", "examples_at_once", "free_bytes", "saved_bytes"]
 
 # What a forward pass may hold at once: about what fits the caches. Measured on two cores: the digits' networks are
 # fastest in one piece (1 to 8 MB), LeNet at 10 to 20 MB.
@@ -44,8 +44,12 @@ def examples_at_once(loss_on: Callable[[Any], Tensor], batch: Any, count: int, f
         per_example = saved_bytes(lambda: loss_on(batch), [flat, *tensors_in(batch)]) / count
     except RuntimeError:  # a network that does not let its graph be watched
         return USUAL
-    cached = _CACHED if flat.device.type == "cpu" else _CACHED_ON_A_GPU
-    return max(1, int(max(cached, min(USUAL * per_example, _HELD)) / max(per_example, 1.0)))
+    return max(1, int(max(cached_bytes(flat.device), min(USUAL * per_example, _HELD)) / max(per_example, 1.0)))
+
+
+def cached_bytes(device: torch.device) -> float:
+    """What a forward pass may hold at once to be fast."""
+    return _CACHED if device.type == "cpu" else _CACHED_ON_A_GPU
 
 
 def saved_bytes(build: Callable[[], object], shared: Iterable[Tensor]) -> int:

@@ -1,0 +1,107 @@
+"""Losses and gradients at many thetas at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from landscape.objective.contract import Objective
+from landscape.objective.data import tensors_in
+from landscape.objective.memory import cached_bytes, saved_bytes
+from landscape.objective.model import ModelObjective
+
+__all__ = ["by_vmap", "values_and_gradients"]
+
+# thetas (P, n) -> f (P,) in float64, and its gradients (P, n)
+Many = Callable[[Tensor], tuple[np.ndarray, Tensor]]
+
+# Where these have all the parameters, a call costs more than the work in it, and many thetas in one call save time.
+# With convolutions they take two to three times as long: ``benchmarks/local_entropy.py`` measures both.
+_LAYERS = (nn.Linear, nn.LayerNorm, nn.BatchNorm1d)
+
+
+def values_and_gradients(objective: Objective) -> Many:
+    """The function that gives f and its gradient at each row of its argument.
+
+    Multilayer perceptrons are evaluated at many rows at once, by ``torch.vmap`` over their parameters, if that is found
+    to be the same; everything else at one after the other.
+    """
+
+    def in_turn(thetas: Tensor) -> tuple[np.ndarray, Tensor]:
+        values, gradients = zip(*(objective.value_and_gradient(theta) for theta in thetas), strict=True)
+        return np.array(values), torch.stack(gradients)
+
+    if isinstance(objective, ModelObjective) and _is_perceptron(objective):
+        try:
+            together = by_vmap(objective)
+            if _agree(together, in_turn, objective.theta):
+                return together
+        except RuntimeError:  # torch cannot batch something in the network, the loss or forward
+            pass
+    return in_turn
+
+
+def by_vmap(objective: ModelObjective) -> Many:
+    """All rows at once that the caches hold together, for any network that ``torch.vmap`` can batch."""
+    module, decay, (first, _) = _Loss(objective), objective.weight_decay, objective._batches[0]
+    held = saved_bytes(lambda: objective._loss_on(first), [objective.theta, *tensors_in(first)])
+    held += objective.size * objective.theta.element_size()
+    at_once = max(1, int(cached_bytes(objective.device) / held))
+
+    def losses(thetas: Tensor, batch: Any) -> Tensor:
+        def of(theta: Tensor) -> Tensor:
+            weights = {f"model.{name}": view for name, view in objective.space.views(theta).items()}
+            return torch.func.functional_call(module, weights, (batch,))
+
+        return torch.vmap(of)(thetas)
+
+    @torch.enable_grad()
+    def some(thetas: Tensor) -> tuple[np.ndarray, Tensor]:
+        thetas = thetas.detach().requires_grad_()
+        gradients = decay * thetas.detach().to(objective._wide)
+        values = (gradients * thetas.detach()).sum(dim=1).cpu().double() / 2
+        for batch, count in objective._batches:
+            share, loss = count / objective.examples, losses(thetas, batch)
+            values += share * loss.detach().cpu()
+            gradients += share * torch.autograd.grad(loss.sum(), thetas)[0]
+        return values.numpy(), gradients.to(thetas)
+
+    def together(thetas: Tensor) -> tuple[np.ndarray, Tensor]:
+        parts = thetas.tensor_split(math.ceil(len(thetas) / at_once))
+        values, gradients = zip(*map(some, parts), strict=True)
+        return np.concatenate(values), torch.cat(gradients)
+
+    return together
+
+
+class _Loss(nn.Module):
+    """The loss of a batch as a module, so that its parameters can be exchanged."""
+
+    def __init__(self, objective: ModelObjective) -> None:
+        super().__init__()
+        self.model, self._of_batch = objective._model, objective._loss_on
+
+    def forward(self, batch: Any) -> Tensor:
+        return self._of_batch(batch)
+
+
+def _is_perceptron(objective: ModelObjective) -> bool:
+    owners = [m for m in objective._model.modules() if next(m.parameters(recurse=False), None) is not None]
+    return not objective._norms and all(type(m) in _LAYERS for m in owners)
+
+
+def _agree(one: Many, other: Many, theta: Tensor) -> bool:
+    """Whether both are the same to rounding, away from theta: the gradient of a minimum is nothing but rounding."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(2, len(theta), generator=generator, dtype=theta.dtype).to(theta.device)
+    thetas = theta + 0.1 * theta.norm() / len(theta) ** 0.5 * noise
+    (values, gradients), (others, other_gradients) = one(thetas), other(thetas)
+    # generous, since another order of operations moves some ReLU across its kink
+    tolerance = 1e4 * torch.finfo(theta.dtype).eps
+    off = float((gradients - other_gradients).norm() / other_gradients.norm())
+    return bool(np.allclose(values, others, rtol=tolerance, atol=0)) and off <= tolerance
