@@ -257,7 +257,7 @@ def lenet(model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
 def at_once(name: str, model: nn.Module, data: tuple[Tensor, Tensor], particles: int) -> None:
     """A gradient where several are wanted: one after the other, and by vmap, which the path takes for perceptrons."""
     f = ModelObjective(model, nn.CrossEntropyLoss(), data)
-    points, together = torch.stack([f.theta] * particles), by_vmap(f)
+    points, (together, _) = torch.stack([f.theta] * particles), by_vmap(f)
     times = medians(
         {
             "one after the other": lambda: [f.value_and_gradient(point) for point in points],

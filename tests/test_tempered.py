@@ -8,9 +8,10 @@ import torch
 from scipy.integrate import dblquad, quad
 
 from landscape import local_entropy
+from landscape.local_entropy.climb import climb
 from landscape.local_entropy.ladder import find_ladder
 from landscape.local_entropy.moves import move
-from landscape.local_entropy.path import climb, error_of_mean
+from landscape.local_entropy.path import error_of_mean
 from landscape.local_entropy.potential import Potential
 from tests.problems import DOUBLE, LogisticRegression, Quadratic, seeded
 
@@ -18,11 +19,15 @@ from tests.problems import DOUBLE, LogisticRegression, Quadratic, seeded
 class _FastQuadratic(Potential):
     """A quadratic at all particles at once."""
 
-    def losses(self, x):
-        f = self._objective
-        offset = x - f.minimum
-        slope = offset @ f.hessian
-        return f.constant + (offset * slope).sum(1).numpy() / 2, slope
+    def __init__(self, f, *rest):
+        super().__init__(f, *rest)
+
+        def at_each(x):
+            offset = x - f.minimum
+            slope = offset @ f.hessian
+            return f.constant + (offset * slope).sum(1).numpy() / 2, slope
+
+        self._at_each = at_each
 
 
 def _quadratic(n, indefinite=False):
@@ -81,6 +86,26 @@ def test_the_moves_leave_the_tempered_measure_invariant(s, h):
     assert abs(((z - s * a * b / precision) ** 2).mean() - 1 / precision) < 4 * errors[1]
 
 
+class _Marked(_FastQuadratic):
+    """Draws are 0, 1, 2 in turn, and so tell of which of three populations they are, with two chains each."""
+
+    def draw(self, count, generator):
+        return self(torch.arange(3, dtype=DOUBLE).repeat_interleave(2).repeat(count // 6)[:, None])
+
+
+def test_populations_side_by_side_never_mix():
+    potential = _Marked(_quadratic(1), torch.zeros(1, dtype=DOUBLE), 1.0, 5.0)
+    steps = np.full(3, 1e-20)  # h: moves that lead nowhere
+    climbs = climb(potential, np.array([0, 0.1, 0.5, 1.0]), steps, 3, 2, 4, 4, seeded(0))
+    for k, found in enumerate(climbs):
+        loss = potential._objective.value(torch.tensor([float(k)], dtype=DOUBLE))
+        assert found.log_mean == pytest.approx(-5 * loss)
+        np.testing.assert_allclose(found.psi, 5 * loss)
+        np.testing.assert_allclose(found.chains, np.full((2, 8), 5 * loss))
+        assert float(found.y) == pytest.approx(k, abs=1e-8)  # noise of sqrt(h)
+        assert found.virial == pytest.approx(k * (k + 5 * 0.1 * (k - 0.1)), abs=1e-7)  # f' = 0.1 (y - 0.1)
+
+
 @pytest.mark.parametrize("moves", [1, 4])
 def test_the_estimate_of_exp_f_is_unbiased_however_few_the_moves(moves):
     f = _quadratic(10)
@@ -88,7 +113,7 @@ def test_the_estimate_of_exp_f_is_unbiased_however_few_the_moves(moves):
     potential = _FastQuadratic(f, x, radius, beta)
     pilot = find_ladder(potential, 8, 8, 10_000, seeded(0))
     generator = seeded(1)
-    logs = [climb(potential, pilot.s, pilot.steps, 4, 4, moves, generator).log_mean for _ in range(500)]
+    logs = [c.log_mean for c in climb(potential, pilot.s, pilot.steps, 500, 4, 4, moves, generator)]
     ratios = np.exp(np.array(logs) - f.local_entropy(x, 1.0, beta))
     assert abs(ratios.mean() - 1) < 4 * ratios.std() / 500**0.5
 

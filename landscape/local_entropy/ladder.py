@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import logsumexp
 from torch import Generator
 
-from landscape.local_entropy.moves import ACCEPTANCE, move, resampled
+from landscape.local_entropy.moves import ACCEPTANCE, move, systematic
 from landscape.local_entropy.potential import Particles, Potential
 
 __all__ = ["BudgetError", "Pilot", "effective_share", "find_ladder"]
@@ -68,7 +68,7 @@ def find_ladder(potential: Potential, chains: int, moves: int, budget: int, gene
         log_weights = -ds * at.psi
         log_mean += logsumexp(log_weights) - np.log(len(at))
         s.append(s[-1] + ds)
-        chain = [resampled(at, log_weights, chains, generator)]
+        chain = [at[systematic(log_weights, chains, generator)]]
         for _ in range(moves):
             after, accepted = move(potential, chain[-1], s[-1], h, generator)
             h = min(2.0, h * float(np.exp(accepted - ACCEPTANCE)))

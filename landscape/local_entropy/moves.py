@@ -16,7 +16,7 @@ from torch import Tensor
 
 from landscape.local_entropy.potential import Particles, Potential
 
-__all__ = ["ACCEPTANCE", "move", "propose", "resampled"]
+__all__ = ["ACCEPTANCE", "move", "propose", "systematic"]
 
 ACCEPTANCE = 0.6  # to adapt h to: near the optimum of Langevin proposals, 0.574 (Roberts & Rosenthal 1998)
 
@@ -54,9 +54,9 @@ def _rho(u: Particles, v: Particles, s: float, h: float) -> np.ndarray:
     return s * u.psi + linear.cpu().numpy()
 
 
-def resampled(at: Particles, log_weights: np.ndarray, count: int, generator: torch.Generator) -> Particles:
-    """``count`` of them by systematic resampling: each as often as its weight says, up to one."""
+def systematic(log_weights: np.ndarray, count: int, generator: torch.Generator) -> np.ndarray:
+    """Which ``count`` particles go on, by systematic resampling: each as often as its weight says, up to one."""
     weights = np.exp(log_weights - logsumexp(log_weights))
     offset = float(torch.rand(1, generator=generator, dtype=torch.float64))
     chosen = np.searchsorted(np.cumsum(weights), (np.arange(count) + offset) / count)
-    return at[chosen.clip(max=len(at) - 1)]
+    return chosen.clip(max=len(weights) - 1)

@@ -29,35 +29,18 @@ import torch
 from scipy.special import logsumexp
 from torch import Generator, Tensor
 
-from landscape.local_entropy.ladder import BudgetError, effective_share, find_ladder
-from landscape.local_entropy.moves import move, resampled
-from landscape.local_entropy.potential import Particles, Potential
+from landscape.local_entropy.climb import LONGER, Climb, climb
+from landscape.local_entropy.ladder import BudgetError, find_ladder
+from landscape.local_entropy.potential import Potential
 from landscape.progress import Progress
 from landscape.results import standard_error
 
-__all__ = ["Climb", "Tempered", "climb", "error_of_mean", "follow"]
+__all__ = ["Tempered", "error_of_mean", "follow"]
 
-_LONGER = 2  # the chains at s = 1, in those of a rung
 _ERRORS = 2.0  # standard errors that widen the bracket
 # of the tolerance, what the sums may be apart at first, since the pilot's guess is rough and errors come on top
 _GUESSED = 0.7
 _APART, _NOISE = 0.5, 0.4  # and the second time, when both are known
-
-
-@dataclass(frozen=True)
-class Climb:
-    """What one population found on its way from s = 0 to s = 1."""
-
-    log_mean: float  # log of the estimate of E exp(-psi)
-    finite: float  # the share of N(0, I) on which psi is finite; what follows is of that part
-    psi: np.ndarray  # (R + 1,), mean at each rung
-    variance: np.ndarray  # (R + 1,), of psi
-    loss: np.ndarray  # (R + 1,), mean of f
-    effective: np.ndarray  # (R,), effective share of the particles that were weighed
-    acceptance: np.ndarray  # (R,)
-    y: Tensor  # (n,), mean at s = 1
-    virial: float  # mean of y . grad(|y|^2 / 2 + psi) at s = 1, over n: it should be 1
-    chains: np.ndarray  # (chains, draws), psi along each chain at s = 1
 
 
 @dataclass(frozen=True)
@@ -145,7 +128,7 @@ def follow(
     rungs = len(pilot.s) - 1
 
     def cost(plan: _Plan) -> int:
-        return populations * chains * (plan.moves + rungs * plan.finer * plan.fewer + _LONGER * plan.moves)
+        return populations * chains * (plan.moves + rungs * plan.finer * plan.fewer + LONGER * plan.moves)
 
     plan = _Plan(1, moves, moves)
     if cost(plan) > budget - potential.gradients:
@@ -179,10 +162,11 @@ def _run(
     generator: Generator,
     progress: Progress,
 ) -> Tempered:
-    climbs = [
-        climb(potential, s, steps, chains, plan.moves, plan.fewer, generator)
-        for _ in progress(range(populations), f"tempered, radius {potential.radius:.3g}")
-    ]
+    # side by side as far as that is faster; more would only hold more memory
+    groups = np.array_split(np.arange(populations), -(-populations * chains // max(chains, potential.at_once)))
+    climbs: list[Climb] = []
+    for group in progress(groups, f"tempered, radius {potential.radius:.3g}"):
+        climbs += climb(potential, s, steps, len(group), chains, plan.moves, plan.fewer, generator)
     shifts = potential.displacement(torch.stack([c.y for c in climbs]))
     if potential.from_q:
         ball = np.array([c.loss[0] if c.finite == 1 else np.inf for c in climbs])
@@ -216,61 +200,3 @@ def _better(found: Tempered, plan: _Plan, tol: float) -> _Plan | None:
 def error_of_mean(vectors: Tensor) -> float:
     """Root of the expected squared length of the error of the mean of ``vectors`` (K, n), which are independent."""
     return float((vectors.var(dim=0).sum() / len(vectors)).sqrt())
-
-
-def climb(
-    potential: Potential, s: np.ndarray, steps: np.ndarray, chains: int, moves: int, fewer: int, generator: Generator
-) -> Climb:
-    """Carry one population up the ladder, with ``fewer`` moves a rung, and let it go on at s = 1."""
-    at = potential.draw(chains * moves, generator)
-    finite = np.isfinite(at.psi)
-    log_mean, psis, losses = 0.0, [at.psi[finite]], [at.loss[finite]]
-    acceptance, effective = [], []
-    for low, high, h in zip(s, s[1:], steps, strict=False):
-        log_weights = -(high - low) * at.psi
-        log_mean += float(logsumexp(log_weights) - np.log(len(at)))
-        effective.append(effective_share(log_weights))
-        chain, rate = _chain(potential, resampled(at, log_weights, chains, generator), high, h, fewer, generator)
-        at = Particles.together(chain)
-        psis.append(at.psi)
-        losses.append(at.loss)
-        acceptance.append(rate)
-    # only sums of the points at s = 1 are kept, which may be many
-    last, y, virial, ends, end_losses = chain[-1], torch.zeros_like(at.y[0]), 0.0, [], []
-    longer = _LONGER * moves
-    for _ in range(longer):
-        last, _ = move(potential, last, 1.0, steps[-1], generator)
-        y += last.y.mean(dim=0) / longer
-        virial += float((last.y * (last.y + last.slope)).sum(dim=1).mean()) / longer
-        ends.append(last.psi)
-        end_losses.append(last.loss)
-    psis[-1] = np.concatenate([psis[-1], *ends])
-    losses[-1] = np.concatenate([losses[-1], *end_losses])
-    return Climb(
-        log_mean=log_mean,
-        finite=float(finite.mean()),
-        psi=np.array([_mean(psi) for psi in psis]),
-        variance=np.array([psi.var(ddof=1) if len(psi) > 1 else np.nan for psi in psis]),
-        loss=np.array([_mean(loss) for loss in losses]),
-        effective=np.array(effective),
-        acceptance=np.array(acceptance),
-        y=y,
-        virial=virial / potential.size,
-        chains=np.stack(ends, axis=1),
-    )
-
-
-def _chain(
-    potential: Potential, at: Particles, s: float, h: float, moves: int, generator: Generator
-) -> tuple[list[Particles], float]:
-    """The particles after each move, and the share accepted."""
-    chain, rates = [], []
-    for _ in range(moves):
-        at, rate = move(potential, at, s, h, generator)
-        chain.append(at)
-        rates.append(rate)
-    return chain, float(np.mean(rates))
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if len(values) else np.nan

@@ -75,6 +75,7 @@ class Potential:
     Attributes:
         log_normaliser: log Z_b.
         from_q: whether the path begins at q.
+        at_once: rows that are evaluated in one call.
         values, gradients: of f, spent.
         not_finite: points at which f or its gradient was not finite.
     """
@@ -83,7 +84,7 @@ class Potential:
         self, objective: Objective, theta: Tensor, radius: float, beta: float, start: Eigenpairs | None = None
     ) -> None:
         self._objective, self._theta, self.radius, self._beta = objective, theta, radius, beta
-        self._at_each = values_and_gradients(objective)
+        self._at_each, self.at_once = values_and_gradients(objective)
         self.size, self.dtype, self.device = objective.size, objective.dtype, objective.device
         self.values = self.gradients = self.not_finite = 0
         self.log_normaliser = 0.0

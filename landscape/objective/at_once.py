@@ -25,8 +25,8 @@ Many = Callable[[Tensor], tuple[np.ndarray, Tensor]]
 _LAYERS = (nn.Linear, nn.LayerNorm, nn.BatchNorm1d)
 
 
-def values_and_gradients(objective: Objective) -> Many:
-    """The function that gives f and its gradient at each row of its argument.
+def values_and_gradients(objective: Objective) -> tuple[Many, int]:
+    """The function that gives f and its gradient at each row of its argument, and how many rows it takes in one call.
 
     Multilayer perceptrons are evaluated at many rows at once, by ``torch.vmap`` over their parameters, if that is found
     to be the same; everything else at one after the other.
@@ -38,16 +38,16 @@ def values_and_gradients(objective: Objective) -> Many:
 
     if isinstance(objective, ModelObjective) and _is_perceptron(objective):
         try:
-            together = by_vmap(objective)
+            together, rows = by_vmap(objective)
             if _agree(together, in_turn, objective.theta):
-                return together
+                return together, rows
         except RuntimeError:  # torch cannot batch something in the network, the loss or forward
             pass
-    return in_turn
+    return in_turn, 1
 
 
-def by_vmap(objective: ModelObjective) -> Many:
-    """All rows at once that the caches hold together, for any network that ``torch.vmap`` can batch."""
+def by_vmap(objective: ModelObjective) -> tuple[Many, int]:
+    """The same for any network that ``torch.vmap`` can batch, with as many rows in a call as the caches hold."""
     module, decay, (first, _) = _Loss(objective), objective.weight_decay, objective._batches[0]
     held = saved_bytes(lambda: objective._loss_on(first), [objective.theta, *tensors_in(first)])
     held += objective.size * objective.theta.element_size()
@@ -76,7 +76,7 @@ def by_vmap(objective: ModelObjective) -> Many:
         values, gradients = zip(*map(some, parts), strict=True)
         return np.concatenate(values), torch.cat(gradients)
 
-    return together
+    return together, at_once
 
 
 class _Loss(nn.Module):
