@@ -158,6 +158,52 @@ def test_unused_parameters_have_no_gradient_and_zero_rows():
     assert f.gradient(f.theta)[6:].abs().max() == 0
 
 
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_derivatives_are_the_same_where_autograd_is_off(off):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(1, 3, 2), nn.BatchNorm1d(3), nn.Tanh(), nn.Flatten(), nn.Linear(9, 2)).double()
+    data = torch.randn(6, 1, 4, dtype=torch.float64), torch.arange(6) % 2
+
+    def derivatives(f):
+        v = torch.ones_like(f.theta)
+        return [f.gradient(f.theta), f.hvp(f.theta, v), f.gnvp(f.theta, v), f.hvp(f.theta + 0.1, v)]
+
+    f = ModelObjective(model, nn.CrossEntropyLoss(), data)
+    expected = derivatives(f)
+    with off():
+        made_there = ModelObjective(model, nn.CrossEntropyLoss(), data)
+        found = derivatives(made_there)
+    assert made_there._folds  # what is found out by gradients is found there too
+    for mine in (found, derivatives(made_there)):  # and what was kept there serves later
+        for a, b in zip(mine, expected, strict=True):
+            assert b.abs().max() > 1e-3
+            assert torch.equal(a, b)
+
+
+def test_an_interrupted_recalibration_is_begun_again():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    batches = [(torch.randn(5, 2), torch.arange(5) % 2) for _ in range(2)]
+    calls = 0
+
+    def forward(network, batch):
+        nonlocal calls
+        calls += 1
+        if calls == interrupt:
+            raise KeyboardInterrupt
+        return network(batch[0])
+
+    interrupt = None
+    f = ModelObjective(model, nn.CrossEntropyLoss(), batches, forward=forward, batch_norm="recalibrated")
+    elsewhere = f.theta + 0.5
+    expected = f.value(elsewhere)
+    f.value(f.theta)
+    interrupt = calls + 2  # the second batch of the recalibration
+    with pytest.raises(KeyboardInterrupt):
+        f.value(elsewhere)
+    assert f.value(elsewhere) == expected
+
+
 def test_a_function_linear_in_theta_has_a_zero_hessian():
     model = nn.Linear(2, 1)
     f = ModelObjective(model, lambda outputs, batch: outputs.mean(), [(torch.ones(3, 2),)])

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from landscape.objective.products import gradient_of
+
 __all__ = ["agree"]
 
 
@@ -24,5 +26,4 @@ def agree(one: Callable[[], Tensor], other: Callable[[], Tensor], parameters: Se
 
 def _value_and_gradient(loss: Callable[[], Tensor], parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     value = loss()
-    pieces = torch.autograd.grad(value, parameters, materialize_grads=True)
-    return value.detach(), torch.cat([p.reshape(-1) for p in pieces])
+    return value.detach(), torch.cat([piece.reshape(-1) for piece in gradient_of(value, parameters)])

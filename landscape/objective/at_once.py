@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from landscape.objective.contract import Objective
 from landscape.objective.data import tensors_in
+from landscape.objective.kernels import with_graph
 from landscape.objective.memory import cached_bytes, saved_bytes
 from landscape.objective.model import ModelObjective
 
@@ -60,7 +61,7 @@ def by_vmap(objective: ModelObjective) -> tuple[Many, int]:
 
         return torch.vmap(of)(thetas)
 
-    @torch.enable_grad()
+    @with_graph
     def some(thetas: Tensor) -> tuple[np.ndarray, Tensor]:
         thetas = thetas.detach().requires_grad_()
         gradients = decay * thetas.detach().to(objective._wide)

@@ -46,11 +46,13 @@ def recalibrate(
         norm.reset_running_stats()
         norm.train()
     seen = 0
-    for batch, count in batches:
-        seen += count
-        for norm in norms:  # running <- running + momentum (batch's - running)
-            norm.momentum = count / seen
-        forward(batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
+    try:
+        for batch, count in batches:
+            seen += count
+            for norm in norms:  # running <- running + momentum (batch's - running)
+                norm.momentum = count / seen
+            forward(batch)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()

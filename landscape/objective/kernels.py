@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["differentiable_twice", "without_cudnn_rnn"]
+__all__ = ["differentiable_twice", "with_graph", "without_cudnn_rnn"]
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 def differentiable_twice(model: nn.Module) -> AbstractContextManager[Any]:
@@ -25,6 +28,11 @@ def differentiable_twice(model: nn.Module) -> AbstractContextManager[Any]:
     stack.enter_context(_WeightNormWrittenOut())
     stack.enter_context(without_cudnn_rnn(model))
     return stack
+
+
+def with_graph(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """``function`` with autograd on: under ``no_grad`` derivatives would be taken for zero, without a word."""
+    return torch.inference_mode(False)(torch.enable_grad()(function))
 
 
 def without_cudnn_rnn(model: nn.Module) -> AbstractContextManager[Any]:

@@ -1,4 +1,5 @@
-"""Which losses are means over examples, as f must be, and how often a classifier is right."""
+"""How a network and its loss are called, which losses are means over examples, as f must be, and when a classifier is
+right."""
 
 from __future__ import annotations
 
@@ -7,7 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["check_mean", "is_criterion", "loss_of", "right_answers"]
+__all__ = ["check_mean", "default_forward", "is_criterion", "loss_of", "right_answers"]
+
+
+def default_forward(model: nn.Module, batch: Any) -> Any:
+    """The outputs for a dictionary, or for a tuple whose first item are the inputs."""
+    return model(**batch) if isinstance(batch, dict) else model(batch[0])
 
 
 def is_criterion(loss: Callable[..., Tensor]) -> bool:

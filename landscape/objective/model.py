@@ -20,9 +20,9 @@ from landscape.objective.batch_norm import POLICIES, norm_layers, recalibrate
 from landscape.objective.data import digest, is_pair, read_batches, split
 from landscape.objective.examples import Examples, means, per_example
 from landscape.objective.folding import Fold, foldable, folded
-from landscape.objective.kernels import differentiable_twice, without_cudnn_rnn
+from landscape.objective.kernels import differentiable_twice, with_graph, without_cudnn_rnn
 from landscape.objective.layout import channels_last
-from landscape.objective.loss import check_mean, loss_of
+from landscape.objective.loss import check_mean, default_forward, loss_of
 from landscape.objective.memory import USUAL, examples_at_once
 from landscape.objective.moving import own_network
 from landscape.objective.preflight import Preflight, preflight
@@ -86,6 +86,7 @@ class ModelObjective:
         (4.0, tensor([4.]), tensor([2.]))
     """
 
+    @with_graph
     def __init__(
         self,
         model: nn.Module,
@@ -109,8 +110,7 @@ class ModelObjective:
         self.weight_decay = weight_decay
         self.batch_norm = batch_norm
         self.graph_memory = graph_memory
-        self._loss = loss
-        self._forward = forward or _default_forward
+        self._loss, self._forward = loss, forward or default_forward
         self._model = copy.deepcopy(model).eval()
         self._model.zero_grad(set_to_none=True)
         self._parameters, self._flat = self.space.as_one_vector(self._model)
@@ -298,26 +298,26 @@ class ModelObjective:
                 piece.add_(addend, alpha=count / self.examples)
         return total
 
+    @with_graph
     def _prepare_hessian(self, batch: Any) -> Product:
         with differentiable_twice(self._model):
             return hessian_product(self._loss_on(batch), self._parameters)
 
+    @with_graph
     def _prepare_gauss_newton(self, batch: Any) -> Product:
         with differentiable_twice(self._model):
             outputs = self._run(batch)
-            return gauss_newton_product(outputs, self._loss_of(outputs, batch), self._parameters)
+            return gauss_newton_product(outputs, loss_of(self._loss, outputs, batch), self._parameters)
 
     def _run(self, batch: Any) -> Any:
         with folded(self._folds):
             return self._forward(self._model, batch)
 
+    @with_graph
     def _loss_on(self, batch: Any) -> Tensor:
         """With its graph, on kernels that have a gradient in evaluation mode."""
         with without_cudnn_rnn(self._model):
-            return self._loss_of(self._run(batch), batch)
-
-    def _loss_of(self, outputs: Any, batch: Any) -> Tensor:
-        return loss_of(self._loss, outputs, batch)
+            return loss_of(self._loss, self._run(batch), batch)
 
     def _decay(self) -> float:
         return self.weight_decay / 2 * float(self._flat.double().square().sum()) if self.weight_decay else 0.0
@@ -333,8 +333,8 @@ class ModelObjective:
 
     def _recalibrate(self) -> None:
         if self.batch_norm == "recalibrated" and self._norms:
-            recalibrate(self._norms, self._calibration, partial(self._forward, self._model))
-
-
-def _default_forward(model: nn.Module, batch: Any) -> Any:
-    return model(**batch) if isinstance(batch, dict) else model(batch[0])
+            try:
+                recalibrate(self._norms, self._calibration, partial(self._forward, self._model))
+            except BaseException:
+                self._flat.fill_(torch.nan)  # theta and its statistics part: so no theta is taken for this one
+                raise

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from landscape.objective.kernels import differentiable_twice
+from landscape.objective.loss import loss_of
 
 if TYPE_CHECKING:
     from landscape.objective.model import ModelObjective
@@ -185,7 +186,7 @@ def _forward_over_reverse(f: ModelObjective, v: Tensor) -> Tensor:
     ((batch, _),) = f._batches
 
     def loss(weights: dict[str, Tensor]) -> Tensor:
-        return f._loss_of(f._forward(_Bound(model, weights), batch), batch)
+        return loss_of(f._loss, f._forward(_Bound(model, weights), batch), batch)
 
     with differentiable_twice(model), warnings.catch_warnings():
         # torch warns of its own use of torch.jit when it loads its forward derivatives
