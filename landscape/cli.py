@@ -117,8 +117,16 @@ def compare_command(
     samples: Annotated[int, typer.Option(min=2, help="Monte Carlo draws.")] = _DEFAULTS.samples,
     radius: Annotated[
         list[float] | None,
-        typer.Option(help="Of the local entropy; again for several. The middle one is tabulated."),
+        typer.Option(
+            help="Of the local entropy; again for several. The middle one is tabulated, and it and the next are those "
+            f"of the tempered path. Default: {', '.join(f'{radius:g}' for radius in _DEFAULTS.radii)}."
+        ),
     ] = None,
+    chains: Annotated[
+        int, typer.Option(min=2, help="Of each population of the tempered path.")
+    ] = _DEFAULTS.tempered_chains,
+    moves: Annotated[int, typer.Option(min=1, help="Of each of its chains on each rung.")] = _DEFAULTS.tempered_moves,
+    tol: Annotated[float, typer.Option(help="Width of its bracket, relative to |F~|.")] = _DEFAULTS.tempered_tol,
     budget: Annotated[
         int, typer.Option(min=1, help="Gradients at most for each radius of the tempered path.")
     ] = _DEFAULTS.budget,
@@ -141,6 +149,9 @@ def compare_command(
         probes=probes,
         samples=samples,
         radii=tuple(sorted(radius)) if radius else _DEFAULTS.radii,
+        tempered_chains=chains,
+        tempered_moves=moves,
+        tempered_tol=tol,
         budget=budget,
         line_points=line_points,
         plane_points=plane_points,

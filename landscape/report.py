@@ -102,7 +102,8 @@ class Verdict:
     """Which checkpoint one measure calls the flattest, and how sure that is."""
 
     measure: str
-    flattest: str  # "" where the difference is within its error
+    flattest: str  # "" where that cannot be told
+    says: str  # "... is flatter", "no difference", "the error is not known", "not reliable"
     reason: str  # the numbers
 
 
@@ -116,20 +117,42 @@ def verdicts(measures: Measures) -> list[Verdict]:
         for j, other in enumerate(measures.checkpoints[1:], start=1):
             values, error = measures.values[i, [0, j]], measures.differences_stderr[i, j]
             difference = measures.differences[i, j]
+            flattest, reason = "", f"{first} {_number(values[0])}, {other} {_number(values[1])}"
             if not math.isfinite(difference):
-                continue
-            numbers = f"{first} {_number(values[0])}, {other} {_number(values[1])}"
-            flatter = other if (difference < 0) == (direction == "lower") else first
-            if not math.isfinite(error):
-                found.append(Verdict(name, "", f"{numbers}; their errors are not known"))
-                continue
-            sure = abs(difference) > _SIGNIFICANT * error
-            if error > 0 and abs(difference) < 100 * error:
-                apart = f"{abs(difference) / error:.2g} standard errors apart"
+                says = "not reliable"
+            elif not math.isfinite(error):
+                says = "the error is not known"
+            elif abs(difference) > _SIGNIFICANT * error:
+                flattest = other if (difference < 0) == (direction == "lower") else first
+                says = f"{flattest} is flatter"
             else:
-                apart = "the error is less than a hundredth of the difference" if difference else "exact"
-            found.append(Verdict(name, flatter if sure else "", f"{numbers}; {apart}"))
+                says = "no difference"
+            if math.isfinite(difference) and math.isfinite(error):
+                reason += f"; {_apart(difference, error)}"
+            outside = " and ".join(measures.checkpoints[k] for k in (0, j) if _outside_of_the_path(measures, i, k))
+            if outside:
+                reason += f"; outside the tempered bracket of {outside}: go by the tempered path"
+            found.append(Verdict(name, flattest, says, reason))
     return found
+
+
+def _apart(difference: float, error: float) -> str:
+    if error > 0 and abs(difference) < 100 * error:
+        return f"{abs(difference) / error:.2g} standard errors apart"
+    return "the error is less than a hundredth of the difference" if difference else "exact"
+
+
+def _outside_of_the_path(measures: Measures, i: int, k: int) -> bool:
+    """Whether a local entropy of checkpoint k is none that a reliable tempered path allows at the same radius."""
+    ball, _, method = measures.names[i].rpartition(" (")
+    path = f"{ball} (tempered)"
+    if method == "tempered)" or path not in measures.names:
+        return False
+    told, low, high = (
+        measures.values[measures.names.index(name), k] for name in (path, f"{path}, at least", f"{path}, at most")
+    )
+    # NaN lies neither below nor above
+    return math.isfinite(told) and bool(measures.values[i, k] < low or measures.values[i, k] > high)
 
 
 def _page(comparison: Comparison, images: dict[str, str]) -> str:

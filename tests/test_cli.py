@@ -1,15 +1,16 @@
 import json
+import re
 import sys
 
 import pytest
 
-from landscape import cli
+from landscape import CompareSettings, cli
 from tests.test_problems import OWN
 
 # the defaults suit networks of 1e5 weights, and take a minute
 QUICK = [f"--{option}" for option in ("eigenvalues=3", "steps=10", "probes=3", "samples=5", "budget=500")]
 QUICK += ["--examples=50", "--line-points=5", "--plane-points=3"]
-QUICK += ["--radius=0.01", "--radius=0.05", "--radius=0.005"]
+QUICK += ["--radius=0.01", "--radius=0.05", "--radius=0.005", "--chains=3", "--moves=4", "--tol=0.5"]
 
 
 @pytest.fixture
@@ -41,6 +42,8 @@ def test_train_then_compare(run, tmp_path):
     found = json.loads((tmp_path / "report" / "results.json").read_text())
     assert found["settings"]["radii"] == [0.005, 0.01, 0.05]
     assert found["settings"]["plane_points"] == 3
+    tempered = [found["settings"][f"tempered_{name}"] for name in ("chains", "moves", "tol")]
+    assert tempered == [3, 4, 0.5]
 
     code, _, error = run(*arguments, "--out", tmp_path / "report")
     assert code == 1
@@ -84,7 +87,7 @@ def test_an_output_that_is_a_file_is_one_line(run, tmp_path):
     assert (tmp_path / "notes").read_text() == "mine"
 
 
-@pytest.mark.parametrize("option", ["--probes", "--samples", "--line-points", "--plane-points"])
+@pytest.mark.parametrize("option", ["--probes", "--samples", "--chains", "--line-points", "--plane-points"])
 def test_one_is_too_few(run, option):
     code, _, error = run("compare", "a.pt", "--problem", "digits_mlp", option, 1)
     assert code == 2
@@ -133,3 +136,9 @@ def test_help_lists_the_three_commands(run):
     assert code == 0
     for command in ("demo", "train", "compare"):
         assert command in out
+
+
+def test_help_names_the_default_radii(run):
+    _, out, _ = run("compare", "--help")
+    unwrapped = re.sub(r"[\s│]+", " ", out)  # the help stands in a box
+    assert ", ".join(f"{radius:g}" for radius in CompareSettings().radii) in unwrapped

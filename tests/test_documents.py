@@ -48,6 +48,33 @@ def test_the_guide_to_slices_runs_as_printed(tmp_path, monkeypatch, capsys):
     assert "2 evaluations, at theta and at one point, and True" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_the_guide_to_local_entropy_runs_as_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "local_entropy.md").read_text(), re.S)
+    exec(compile("\n".join(blocks), "local_entropy.md", "exec"), namespace := {"__name__": "local_entropy"})
+    plt.close("all")
+    assert "tempered [" in capsys.readouterr().out
+    entropy, (low, high) = namespace["entropy"], namespace["entropy"].excess_bracket
+    assert entropy.reliable
+    assert low < entropy.excess < high
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Lightning's own
+def test_the_guide_to_training_runs_as_printed(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("lightning")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "training.md").read_text(), re.S)
+    exec(compile("\n".join(blocks), "training.md", "exec"), namespace := {"__name__": "training"})
+    plt.close("all")
+    assert "600 gradients in 30 steps" in capsys.readouterr().out
+    assert namespace["trainer"].global_step == 2  # of four batches of 128, from 1,437 examples
+    kept = sorted(file.stem for file in Path("runs/entropy-sgd/trajectory").iterdir())
+    assert kept == [f"{gradients:08}" for gradients in (0, 200, 400, 600)]
+    assert sum("test_loss" in line for line in namespace["lines"]) == 10  # every 60 gradients
+
+
 def test_the_problem_function_is_a_problem(tmp_path):
     (tmp_path / "my_problem.py").write_text(BLOCKS[1])
     problem = find_problem(f"{tmp_path}/my_problem.py:spirals")
@@ -64,7 +91,10 @@ def test_the_commands_for_a_problem_of_ones_own_run_as_printed(tmp_path):
     for command in commands:
         arguments = command.split()[1:]
         subprocess.run([Path(sys.executable).parent / "landscape", *arguments], cwd=tmp_path, check=True)
-    assert (tmp_path / "runs" / "spirals-report" / "report.html").is_file()
+    subprocess.run([sys.executable, "-c", BLOCKS[2]], cwd=tmp_path, check=True)  # the same in Python
+    for folder in ("spirals-report", "spirals-in-python"):
+        assert (tmp_path / "runs" / folder / "report.html").is_file()
+        assert (tmp_path / "runs" / folder / "results.json").is_file()
 
 
 def test_the_pictures_of_the_readme_are_there_and_made_by_a_target():

@@ -80,6 +80,7 @@ def test_grad_scaler_recipe(scale):
     def run(scaler):
         model, (x, y) = tiny_mlp()
         model, x = model.float(), x.float()
+        model.unused = nn.Parameter(torch.zeros(1))  # the loss does not depend on it: its gradient stays None
         optimizer = EntropySGD(model.parameters(), 0.1, L=4, noise=0.0)
         order = seeded(0)
 
@@ -89,7 +90,7 @@ def test_grad_scaler_recipe(scale):
             loss = 64 * nn.functional.cross_entropy(model(x[i]), y[i])  # 64 * 2^127 overflows
             scaler.scale(loss).backward()
             scaler.unscale_(optimizer)
-            if not all(p.grad.isfinite().all() for p in model.parameters()):
+            if not all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None):
                 optimizer.zero_grad()  # no gradient, no inner step
             scaler.update()  # lowers the scale after an overflow
             return loss

@@ -53,8 +53,8 @@ def compare(
         Comparison, with records ``checkpoint/analysis`` for the analyses ``eigenpairs``, ``spectral_density``,
         ``laplace``, ``monte_carlo``, ``tempered``, ``line_eigenvector``, ``band_random``, ``plane_random``, and, for
         all checkpoints but the first, ``line_from_first_train``, ``line_from_first_test`` and ``barrier_from_first``;
-        and with ``minima/plane`` and ``minima/frame``, a plane through the first three checkpoints and where all of
-        them lie on it and off it. For two it goes through them along a random direction.
+        and with ``minima/plane`` and ``minima/frame``, a plane through the first three checkpoints that do not lie on
+        one line and where all lie on it and off it. For two it goes through them along a random direction.
 
     Raises:
         ValueError: no checkpoint; two of one name; one that does not fit the network, or whose loss is

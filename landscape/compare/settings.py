@@ -50,7 +50,6 @@ class CompareSettings:
             "budget",
             "line_points",
             "band_directions",
-            "plane_points",
         )
         for name in counts:
             if getattr(self, name) < 1:
