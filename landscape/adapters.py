@@ -39,6 +39,7 @@ class _FromPyHessian:
         self.size = sum(p.numel() for p in hessian.params)
         self.dtype, self.device = hessian.params[0].dtype, hessian.params[0].device
 
+    @torch.enable_grad()  # over a data loader it calls backward
     def matvec(self, v: Tensor) -> Tensor:
         pieces = v.split([shape.numel() for shape in self._shapes])
         along = [piece.view(shape) for piece, shape in zip(pieces, self._shapes, strict=True)]
@@ -63,6 +64,14 @@ class _FromCurvlinops:
         return (self._operator @ v).detach()
 
 
+class _Checked:
+    """One that was found symmetric to what its user knows its products to: it is not checked again."""
+
+    def __init__(self, operator: LinearOperator) -> None:
+        self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
+        self.matvec = operator.matvec
+
+
 class _ToSciPy(scipy.sparse.linalg.LinearOperator):
     """One of ours for SciPy."""
 
@@ -81,26 +90,33 @@ class _ToSciPy(scipy.sparse.linalg.LinearOperator):
         return self
 
 
-def as_operator(source: Any) -> LinearOperator:
+def as_operator(source: Any, *, tol: float | None = None) -> LinearOperator:
     """Anything with a symmetric product as an operator of ours.
 
     That the product is symmetric is checked here of matrices only. ``eigenpairs``, ``spectral_density`` and ``trace``
     check it of whatever is not of ours, the Hessian of another Objective than ModelObjective included, by two products
-    (``check_symmetric``).
+    (``check_symmetric``). Where products are known to fewer digits than their dtype has, as finite differences are, say
+    so by ``tol``: it is then checked here and no more. ``local_entropy``, which makes a Hessian itself, takes what was
+    found with such an operator as its ``pairs`` and ``density``.
 
     Args:
         source: one of ours; a square tensor or array; a ``scipy.sparse.linalg.LinearOperator``; a
             ``pyhessian.hessian`` object; or an operator of ``curvlinops``. What ``to_scipy`` made is unwrapped.
+        tol: relative asymmetry that passes, as ``check_symmetric`` takes it. Default: not checked here.
 
     Raises:
         TypeError: ``source`` is none of these.
-        ValueError: a matrix that is not square, floating and symmetric, or an operator that is not square.
+        ValueError: a matrix that is not square, floating and symmetric, or an operator that is not square; with
+            ``tol``, one that is less symmetric than that, or a tol that is not positive.
 
     Example:
         >>> import torch
         >>> as_operator(torch.diag(torch.tensor([1.0, 2.0]))).matvec(torch.ones(2))
         tensor([1., 2.])
     """
+    if tol is not None:
+        check_symmetric(source, torch.Generator().manual_seed(0), tol=tol)
+        return _Checked(as_operator(source))
     if isinstance(source, _ToSciPy):
         return source.operator
     if isinstance(source, scipy.sparse.linalg.LinearOperator):
@@ -128,7 +144,7 @@ def as_symmetric(source: Any) -> LinearOperator:
     """
     operator = as_operator(source)
     known = isinstance(operator, Hessian | GaussNewton | Residual) and isinstance(operator.objective, ModelObjective)
-    if not (known or isinstance(operator, Dense)):
+    if not (known or isinstance(operator, Dense | _Checked)):
         check_symmetric(operator, torch.Generator().manual_seed(0))
     return operator
 
@@ -192,8 +208,8 @@ def check_symmetric(operator: Any, generator: torch.Generator | None = None, *, 
         raise ValueError(
             f"operator is not symmetric: for two random vectors u'Av = {one:.9g} but v'Au = {other:.9g}, apart by more "
             f"than tol={tol:.2g} times ||Av|| + ||Au|| = {scale:.3g}. Give a symmetric one, such as (A + A') / 2; fix "
-            "what it is of, if each call draws other data or dropout; or give a larger tol, if its products are "
-            "rounded more coarsely than its dtype, as TF32's are"
+            "what it is of, if each call draws other data or dropout; or give as_operator(operator, tol=1e-3) in its "
+            "place, if its products are known to no more than that, as those of TF32 or of finite differences are"
         )
 
 

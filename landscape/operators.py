@@ -47,7 +47,8 @@ class _Curvature(ABC):
             theta = objective.theta  # type: ignore[attr-defined]  # a ModelObjective has its own
         else:
             check_vector("theta", theta, objective.size)
-            theta = theta.clone()  # the caller's may change
+            # a copy, since the caller's may change; it may be a checkpoint's, on the CPU
+            theta = theta.detach().to(objective.device, objective.dtype, copy=True)
         self.objective: Any = objective
         self.theta = theta
         self.size, self.dtype, self.device = objective.size, objective.dtype, objective.device
@@ -162,5 +163,5 @@ def check_same(operator: LinearOperator, q: Tensor, known: float, source: str) -
     if not abs(found - known) <= rounding:
         raise ValueError(
             f"{source} holds a run of another operator: of one vector, q'Hq is {known:.9g} there and {found:.9g} here. "
-            "Give the operator (theta, data and all) that it was begun with, or another place"
+            "Give the operator (theta, data and all) that it was begun with, or begin anew"
         )

@@ -10,10 +10,19 @@ __all__ = ["generator_or_new", "normal", "unit"]
 
 
 def generator_or_new(generator: torch.Generator | None) -> torch.Generator:
-    """``generator``, or where it is None a new one seeded by the operating system."""
+    """``generator``, or where it is None a new one seeded by the operating system.
+
+    Raises:
+        ValueError: it is not on the CPU.
+    """
     if generator is None:
         generator = torch.Generator()
         generator.seed()
+    if generator.device.type != "cpu":
+        raise ValueError(
+            f"generator is on {generator.device}: give one on the CPU, torch.Generator(), whatever device the network "
+            "is on, so that a seed means the same everywhere"
+        )
     return generator
 
 

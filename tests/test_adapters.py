@@ -8,10 +8,19 @@ import torch
 from pyhessian import hessian as pyhessian_hessian
 from torch import nn
 
-from landscape import Dense, Hessian, LinearOperator, as_operator, eigenpairs, spectral_density
+from landscape import Dense, Hessian, LinearOperator, as_operator, eigenpairs, local_entropy, spectral_density
 from landscape.adapters import check_symmetric, to_scipy
 from landscape.trace import trace
-from tests.problems import DOUBLE, Quadratic, dense_hessian, seeded, symmetric, tiny_mlp, tiny_objective
+from tests.problems import (
+    DOUBLE,
+    LogisticRegression,
+    Quadratic,
+    dense_hessian,
+    seeded,
+    symmetric,
+    tiny_mlp,
+    tiny_objective,
+)
 
 pytestmark = [
     # PyHessian calls loss.backward(create_graph=True), of which PyTorch warns
@@ -124,6 +133,38 @@ def test_a_hessian_is_symmetric_at_two_products():
     assert operator.products == 2
 
 
+class _ByDifferences(LogisticRegression):
+    """H v is right to some h^2, which is far more than the rounding of float64: it is not quite symmetric."""
+
+    def hvp(self, w: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        h = 0.01
+        return (self.gradient(w + h * v) - self.gradient(w - h * v)) / (2 * h)
+
+
+def test_products_that_are_known_to_few_digits_pass_by_a_tolerance_of_the_users():
+    f, w = _ByDifferences(), torch.zeros(8, dtype=DOUBLE)
+    coarse = Hessian(f, w)
+    for analysis in (lambda: eigenpairs(coarse, 1), lambda: spectral_density(coarse), lambda: trace(coarse)):
+        with pytest.raises(ValueError, match=r"not symmetric.*as_operator\(operator, tol=1e-3\)"):
+            analysis()
+    operator = as_operator(coarse, tol=1e-3)
+    exact = torch.linalg.eigvalsh(f.dense_hessian(w)).flip(0).numpy()
+    top = eigenpairs(operator, 2, generator=seeded(0))
+    # tol, and residuals of 1e-3
+    np.testing.assert_allclose(top.values, exact[:2], rtol=2e-3)
+    assert trace(operator, products=8).value == pytest.approx(exact.sum(), rel=2e-3)
+    density = spectral_density(operator, probes=8, deflate=top, generator=seeded(0))
+    value, stderr = density.trace()
+    assert abs(value - exact.sum()) < 4 * stderr
+    # local entropy takes what was found through it
+    found = local_entropy(f, w, radius=0.1, beta=1.0, method="laplace", pairs=top, density=density)
+    assert np.isfinite(found.value).all()
+    with pytest.raises(ValueError, match="not symmetric"):
+        as_operator(coarse, tol=1e-9)
+    with pytest.raises(ValueError, match="tol=0"):
+        as_operator(coarse, tol=0)
+
+
 def test_what_cannot_be_checked_is_named():
     with pytest.raises(ValueError, match="tol=0"):
         check_symmetric(torch.eye(3), tol=0)
@@ -160,12 +201,16 @@ def test_the_product_of_a_curvlinops_hessian_is_ours(curvlinops):
     theirs = curvlinops.HessianLinearOperator(model, nn.CrossEntropyLoss(), list(model.parameters()), batches)
     operator = as_operator(theirs)
     assert (operator.size, operator.dtype, operator.device) == (43, DOUBLE, torch.device("cpu"))
-    assert not operator.matvec(torch.ones(43, dtype=DOUBLE)).requires_grad
+    v = torch.ones(43, dtype=DOUBLE)
+    expected = operator.matvec(v)
+    assert not expected.requires_grad
     # float64 rounding only
     torch.testing.assert_close(_columns(operator), dense_hessian(model, data), rtol=1e-10, atol=1e-12)
     check_symmetric(theirs, seeded(0))
     # of a class of its own
     torch.testing.assert_close(_columns(as_operator(2 * theirs)), 2 * _columns(operator))
+    with torch.no_grad():
+        assert torch.equal(operator.matvec(v), expected)
 
 
 def test_eigenvalues_of_a_curvlinops_operator_are_ours(curvlinops):
@@ -201,8 +246,9 @@ def test_the_product_of_a_pyhessian_object_is_ours(loader):
         theirs = pyhessian_hessian(model, nn.CrossEntropyLoss(), dataloader=batches, cuda=False)
     else:
         theirs = pyhessian_hessian(model, nn.CrossEntropyLoss(), data=data, cuda=False)
-    # float32 sums over 64 examples
-    torch.testing.assert_close(_columns(as_operator(theirs)), expected, rtol=1e-4, atol=1e-6)
+    for columns in (_columns, torch.no_grad()(_columns)):
+        # float32 sums over 64 examples
+        torch.testing.assert_close(columns(as_operator(theirs)), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_top_eigenvalues_and_trace_agree_with_pyhessians():

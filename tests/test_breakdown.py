@@ -7,6 +7,7 @@ from torch import nn
 
 from landscape import ModelObjective
 from landscape.breakdown import spectrum_by_layer, spectrum_over_data
+from landscape.objective.data import tensors_in
 from tests.problems import DOUBLE, dense_hessian, seeded, tiny_mlp, tiny_objective
 
 
@@ -56,8 +57,52 @@ def test_parts_are_disjoint_and_make_up_the_whole():
     torch.testing.assert_close(mean, f.hvp(f.theta, v), rtol=1e-10, atol=1e-12)  # rounding
     assert {part.examples for part in parts} == {16, 17}
     assert [part.examples for part in f.parts(50)] == [1] * 50
-    with pytest.raises(ValueError, match="count=51: give 1 to 50 parts"):
-        f.parts(51)
+    for count in (0, 51):
+        with pytest.raises(ValueError, match=f"parts={count}: give 1 to 50, as many as there are examples"):
+            f.parts(count)
+
+
+def test_a_part_is_evaluated_in_as_few_batches_as_hold_its_examples():
+    """Of 100 examples in batches of 10, a third has 33 or 34: four batches of 8 or 9, not ten of three."""
+    x = torch.randn(100, 4, generator=seeded(0), dtype=DOUBLE)
+    y = torch.arange(100) % 3
+    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3)).double()
+    for forward, data in (
+        (None, list(zip(x.split(10), y.split(10), strict=True))),
+        (
+            lambda model, batch: model(batch["nested"]["x"]),
+            [{"nested": {"x": a}, "y": (b,)} for a, b in zip(x.split(10), y.split(10), strict=True)],
+        ),
+    ):
+
+        def loss(outputs: torch.Tensor, batch: object) -> torch.Tensor:
+            return nn.functional.cross_entropy(outputs, batch[1] if isinstance(batch, tuple) else batch["y"][0])
+
+        parts = ModelObjective(model, loss, data, forward=forward).parts(3)
+        counts = [[count for _, count in part._batches] for part in parts]
+        assert [sorted(each) for each in counts] == [[8, 8, 9, 9], [8, 8, 8, 9], [8, 8, 8, 9]]
+        rows = torch.cat([t for part in parts for batch, _ in part._batches for t in tensors_in(batch) if t.dim() > 1])
+        # each example once
+        assert torch.equal(rows[rows[:, 0].argsort()], x[x[:, 0].argsort()])
+    # one example has no variance: BatchNorm would refuse it
+    singles = ModelObjective(model, nn.CrossEntropyLoss(), list(zip(x.split(4), y.split(4), strict=True))).parts(20)
+    assert {count for part in singles for _, count in part._batches} == {2, 3}
+
+
+def test_what_differs_between_batches_keeps_them_apart():
+    """As the length to which sequences were padded does, and what is no tensor."""
+    one = nn.Linear(1, 1, bias=False).double()
+    kinds = {(2, "a"), (3, "b"), (3, "c")}
+    data = [(torch.ones(4, length, dtype=DOUBLE), tag) for length, tag in sorted(kinds)]
+    for batches in (data, [batch[:1] for batch in data]):
+        f = ModelObjective(
+            one, lambda y, batch: y.mean(), batches, forward=lambda m, batch: m(batch[0].sum(1, keepdim=True))
+        )
+        parts = f.parts(2)
+        mean = sum(part.examples * part.value(f.theta) for part in parts) / 12
+        assert mean == pytest.approx(f.value(f.theta), rel=1e-12)  # rounding
+        found = {(batch[0].shape[1], *batch[1:]) for part in parts for batch, _ in part._batches}
+        assert found == {kind[: 1 + len(batches[0][1:])] for kind in kinds}
 
 
 def test_parts_are_at_the_networks_own_weights_wherever_the_whole_was_last():
@@ -110,6 +155,6 @@ def test_the_density_over_parts_has_an_error_too():
     assert result.density_stderr(grid, 0.05).shape == (50,)
     assert result.lambda_max.shape == result.trace.shape == (4,)
     assert result.lambda_max_stderr > 0
-    for parts in (1, 51):
-        with pytest.raises(ValueError, match=f"parts={parts}: give 2 to 50"):
+    for parts, advice in ((1, "give at least 2"), (51, "give 1 to 50")):
+        with pytest.raises(ValueError, match=f"parts={parts}: {advice}"):
             spectrum_over_data(tiny_objective(), parts)

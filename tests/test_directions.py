@@ -364,6 +364,19 @@ def test_sharpest_ascent_solves_the_trust_region_problem():
     assert float(found.norm()) == pytest.approx(radius, rel=1e-14)
 
 
+def test_derivatives_take_theta_to_where_the_objective_is():
+    """As a checkpoint's on the CPU, for a network on a GPU."""
+
+    class AtHome(Quadratic):
+        def gradient(self, theta: torch.Tensor) -> torch.Tensor:
+            assert (theta.dtype, theta.device) == (self.dtype, self.device)
+            return super().gradient(theta)
+
+    f, theta = AtHome(symmetric([3.0, 1.0]), torch.ones(2, dtype=DOUBLE)), torch.tensor([0.5, 2.0])
+    assert torch.equal(gradient_direction(f, theta), gradient_direction(f, theta.double()))
+    assert torch.equal(sharpest_ascent(f, theta, 0.1), sharpest_ascent(f, theta.double(), 0.1))
+
+
 def test_sharpest_ascent_is_the_gradient_to_first_order():
     f = LogisticRegression()
     w = torch.ones(8, dtype=DOUBLE)

@@ -171,7 +171,8 @@ def test_derivatives_are_the_same_where_autograd_is_off(off):
     f = ModelObjective(model, nn.CrossEntropyLoss(), data)
     expected = derivatives(f)
     with off():
-        made_there = ModelObjective(model, nn.CrossEntropyLoss(), data)
+        theirs = copy.deepcopy(model), nn.CrossEntropyLoss(), tuple(t.clone() for t in data)
+        made_there = ModelObjective(*theirs)
         found = derivatives(made_there)
     assert made_there._folds  # what is found out by gradients is found there too
     for mine in (found, derivatives(made_there)):  # and what was kept there serves later

@@ -29,12 +29,16 @@ EVERY = [
 
 
 def _relu_objective(**options: float) -> ModelObjective:
+    return ModelObjective(*_relu_parts(), **options)
+
+
+def _relu_parts() -> tuple[nn.Module, nn.Module, tuple[Tensor, Tensor]]:
     """4-6-3 with ReLU and biases, which answers right throughout."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).double()
     inputs = torch.randn(40, 4, generator=seeded(0), dtype=DOUBLE)
-    return ModelObjective(model, nn.CrossEntropyLoss(), (inputs, model(inputs).argmax(1)), **options)
+    return model, nn.CrossEntropyLoss(), (inputs, model(inputs).argmax(1))
 
 
 def _rescaled(f: ModelObjective, theta: Tensor, factor: float) -> Tensor:
@@ -68,6 +72,22 @@ def test_rescaling_relu_layers_changes_what_does_not_claim_to_be_invariant_and_n
         np.testing.assert_allclose(after.contributions, before.contributions, rtol=1e-9, atol=1e-12)
     else:
         assert abs(after.value - before.value) > 0.01 * abs(before.value)
+
+
+@pytest.mark.parametrize("measure", EVERY, ids=_named)
+def test_theta_may_come_in_another_dtype_and_from_another_device(measure):
+    """As a checkpoint's on the CPU does for a network on a GPU."""
+    f = _AtHome(*_relu_parts())
+    theta = (f.theta + 0.01).float()
+    assert _at(measure, f, theta).value == _at(measure, f, theta.double()).value
+
+
+class _AtHome(ModelObjective):
+    """Takes what is on its own device and of its own dtype alone."""
+
+    def _move(self, theta: Tensor) -> None:
+        assert (theta.dtype, theta.device) == (self.dtype, self.device)
+        super()._move(theta)
 
 
 def test_adaptive_measures_and_those_of_petzka_and_liang_claim_to_be_invariant():

@@ -237,6 +237,32 @@ def test_another_function_that_is_the_same_at_theta_is_not_gone_on_with(tmp_path
     )
 
 
+@pytest.mark.parametrize(
+    ("dtype", "loss", "found", "same"),
+    [
+        (torch.float32, 2.4e-7, 3.6e-7, True),  # an eps apart, as the losses of well fitted examples are
+        (torch.bfloat16, 2.0, 2.03, True),  # two steps of an eps
+        (torch.float32, 1.0, 1.001, False),
+        (torch.bfloat16, 2.0, 2.5, False),
+        (DOUBLE, 2.4e-7, 3.6e-7, False),
+    ],
+)
+def test_a_store_is_gone_on_with_where_losses_differ_by_the_rounding_of_their_dtype(tmp_path, dtype, loss, found, same):
+    theta, d = torch.zeros(2, dtype=dtype), torch.ones(2, dtype=dtype)
+
+    def constant(loss: float) -> Quadratic:
+        f = Quadratic(torch.zeros(2, 2, dtype=dtype), theta, constant=loss)
+        f.dtype = dtype
+        return f
+
+    line(constant(loss), theta, d, [1.0, 2.0], store=tmp_path / "s")
+    if same:
+        assert line(constant(found), theta, d, [1.0, 2.0], store=tmp_path / "s").loss.tolist() == [loss, loss]
+    else:
+        with pytest.raises(ValueError, match=r"other f\(theta\)"):
+            line(constant(found), theta, d, [1.0, 2.0], store=tmp_path / "s")
+
+
 def test_what_theta_does_not_hold_is_part_of_the_function(tmp_path):
     """Buffers, fixed tensors and calibration data, each changed where it makes no difference at the points measured."""
 

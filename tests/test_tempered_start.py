@@ -155,6 +155,9 @@ def test_stochastic_moves_to_a_loss_that_is_not_finite_are_undone_and_counted():
 def test_only_data_can_be_parted():
     with pytest.raises(ValueError, match="method='sgld' for a Quadratic"):
         local_entropy(_sharp(), torch.zeros(30, dtype=DOUBLE), radius=1.0, method="sgld")
+    f = tiny_objective()
+    with pytest.raises(ValueError, match="parts=1000000: give 1 to 50"):
+        local_entropy(f, f.theta, radius=1.0, method="sgld", parts=10**6)
 
 
 def test_the_diagnostics_of_chains_are_those_of_arviz():

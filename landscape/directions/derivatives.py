@@ -41,7 +41,7 @@ def gradient_direction(objective: Objective, theta: Tensor) -> Tensor:
         ValueError: the gradient is zero or not finite.
     """
     check_vector("theta", theta, objective.size)
-    gradient = objective.gradient(theta)
+    gradient = objective.gradient(theta.detach().to(objective.device, objective.dtype))
     norm = float(gradient.norm())
     if not 0 < norm < float("inf"):
         raise ValueError(f"the gradient at theta has norm {norm}: give a theta where it is finite and not zero")
@@ -90,6 +90,7 @@ def sharpest_ascent(
     if steps < 3:
         raise ValueError(f"steps={steps}: give 3 or more, the first two of which look at where it begins")
     check_vector("theta", theta, objective.size)
+    theta = theta.detach().to(objective.device, objective.dtype)
     ball, u = Ball(torch.ones_like(theta), radius), torch.zeros_like(theta)
     start, gradient = objective.value_and_gradient(theta)
     if not bool(gradient.any()):

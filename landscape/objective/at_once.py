@@ -63,7 +63,7 @@ def by_vmap(objective: ModelObjective) -> tuple[Many, int]:
 
     @with_graph
     def some(thetas: Tensor) -> tuple[np.ndarray, Tensor]:
-        thetas = thetas.detach().requires_grad_()
+        thetas = thetas.detach().clone().requires_grad_()  # a clone, as tensors of inference mode have no gradient
         gradients = decay * thetas.detach().to(objective._wide)
         values = (gradients * thetas.detach()).sum(dim=1).cpu().double() / 2
         for batch, count in objective._batches:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -59,18 +60,48 @@ def digest(batches: list[tuple[Any, int]]) -> str:
 
 
 def split(batches: list[tuple[Any, int]], parts: int) -> list[list[Any]]:
-    """Disjoint parts of the examples, each the batches that it has any of, drawn the same in every run.
+    """Disjoint parts of the examples, drawn the same in every run, each in batches no larger than the largest here.
 
     At random, since data often come sorted: a part that took from each class alike would be no sample.
     """
     counts = [count for _, count in batches]
     order = torch.randperm(sum(counts), generator=torch.Generator().manual_seed(0))
     part_of = (order % parts).split(counts)  # so many numbers of each remainder, up to one
-    chosen = [[(part == p).nonzero().flatten() for part in part_of] for p in range(parts)]
-    return [
-        [_take(batch, index) for (batch, _), index in zip(batches, indices, strict=True) if len(index)]
-        for indices in chosen
-    ]
+    found = []
+    for p in range(parts):
+        chosen = [(part == p).nonzero().flatten() for part in part_of]
+        pieces = [_take(batch, index) for (batch, _), index in zip(batches, chosen, strict=True) if len(index)]
+        found.append(_joined(pieces, max(counts)))
+    return found
+
+
+def _joined(pieces: list[Any], most: int) -> list[Any]:
+    """Those that follow each other and are alike put together, then cut into as few nearly equal batches as may be."""
+    batches = []
+    for _, alike in groupby(pieces, key=_structure):
+        whole = _together(list(alike))
+        examples = torch.arange(_examples(whole))
+        batches += [_take(whole, index) for index in examples.tensor_split(-(-len(examples) // most))]
+    return batches
+
+
+def _structure(item: Any) -> Any:
+    """What pieces have in common that can be put together."""
+    if isinstance(item, Tensor):
+        return item.dtype, item.shape[1:]
+    if isinstance(item, Mapping):
+        return {key: _structure(value) for key, value in item.items()}
+    # what is no tensor may tell something of its own batch: it is like nothing else
+    return tuple(map(_structure, item)) if isinstance(item, tuple) else object()
+
+
+def _together(alike: list[Any]) -> Any:
+    first = alike[0]
+    if isinstance(first, Tensor):
+        return torch.cat(alike)
+    if isinstance(first, Mapping):
+        return {key: _together([item[key] for item in alike]) for key in first}
+    return tuple(_together(list(items)) for items in zip(*alike, strict=True)) if isinstance(first, tuple) else first
 
 
 def _take(item: Any, index: Tensor) -> Any:
@@ -110,7 +141,8 @@ def _examples(batch: Any) -> int:
 
 def _to_device(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, Tensor):
-        return batch.to(device)
+        # autograd takes no tensor that was made in inference mode, but for its copy
+        return batch.clone().to(device) if batch.is_inference() else batch.to(device)
     if isinstance(batch, Mapping):
         return {key: _to_device(item, device) for key, item in batch.items()}
     if isinstance(batch, list | tuple):

@@ -108,8 +108,7 @@ def _seen_one_after_the_other(model: nn.Module, loss: Callable[[], Tensor]) -> l
     handles = [layer.register_forward_hook(lambda m, _, y: outputs[m].append(y)) for layer in layers]
     handles += [norm.register_forward_pre_hook(lambda m, x: inputs[m].append(x[0])) for norm in norms]
     try:
-        with torch.no_grad():
-            loss()
+        loss()
     finally:
         for handle in handles:
             handle.remove()

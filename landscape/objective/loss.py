@@ -54,6 +54,8 @@ def right_answers(outputs: Any, batch: Any) -> Tensor | None:
     if not (isinstance(batch, tuple) and len(batch) == 2 and isinstance(outputs, Tensor)):
         return None
     targets = batch[1]
-    if targets.is_floating_point() or outputs.dim() != targets.dim() + 1 or outputs.shape[1] < 2:
+    if not isinstance(targets, Tensor) or targets.is_floating_point():
+        return None
+    if outputs.dim() != targets.dim() + 1 or outputs.shape[1] < 2:
         return None
     return (outputs.argmax(1) == targets).double()

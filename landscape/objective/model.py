@@ -185,7 +185,7 @@ class ModelObjective:
             ValueError: a part would hold no example.
         """
         if not 1 <= count <= self.examples:
-            raise ValueError(f"count={count}: give 1 to {self.examples} parts, as many as there are examples")
+            raise ValueError(f"parts={count}: give 1 to {self.examples}, as many as there are examples")
         model = own_network(self)
         return [self._with(model, part) for part in split(self._batches, count)]
 

@@ -51,7 +51,7 @@ def low_pass(
         Bisla, Wang & Choromanska 2022, arXiv:2201.08025.
     """
     began = time.perf_counter()
-    check(objective, theta, sigma=sigma, samples=samples)
+    theta = check(objective, theta, sigma=sigma, samples=samples)
     losses = perturbed(objective.value, theta, torch.full_like(theta, sigma), samples, generator_or_new(generator))
     return Sharpness(
         **sampled(losses),
@@ -93,7 +93,7 @@ def average_case(
         Andriushchenko, Croce, Mueller, Hein & Flammarion 2023, arXiv:2302.07011.
     """
     began = time.perf_counter()
-    check(objective, theta, rho=rho, samples=samples)
+    theta = check(objective, theta, rho=rho, samples=samples)
     deviation = rho * (theta.abs() if adaptive else torch.ones_like(theta))
     rises = perturbed(objective.value, theta, deviation, samples, generator_or_new(generator)) - objective.value(theta)
     return Sharpness(
@@ -134,7 +134,7 @@ def local_energy(
         Pittorino et al. 2021, arXiv:2006.07897.
     """
     began = time.perf_counter()
-    check(objective, theta, sigma=sigma, samples=samples)
+    theta = check(objective, theta, sigma=sigma, samples=samples)
     of = error_of(objective)
     rises = perturbed(of, theta, sigma * theta.abs(), samples, generator_or_new(generator)) - of(theta)
     return Sharpness(

@@ -43,7 +43,7 @@ def gradient_norm(objective: Objective, theta: Tensor) -> Sharpness:
         theta: shape (n,).
     """
     began = time.perf_counter()
-    check(objective, theta)
+    theta = check(objective, theta)
     return Sharpness(
         **exact(float(objective.gradient(theta).norm())),
         name="gradient norm",
@@ -73,7 +73,7 @@ def largest_eigenvalue(
         Sharpness; ``stderr`` is a bound on the error rather than a deviation, NaN where the search did not converge.
     """
     began = time.perf_counter()
-    check(objective, theta)
+    theta = check(objective, theta)
     pairs = eigenpairs(Hessian(objective, theta), 1, which="largest", tol=tol, copies=False, generator=generator)
     residual = float(pairs.residuals[0])
     return Sharpness(
@@ -113,7 +113,7 @@ def hessian_trace(
         ValueError: sizes that do not fit, probes out of range.
     """
     began = time.perf_counter()
-    check(objective, theta, probes=probes)
+    theta = check(objective, theta, probes=probes)
     # one step of Lanczos: its node is v'Hv / v'v
     density = spectral_density(Hessian(objective, theta), steps=1, probes=probes, generator=generator)
     trace = Sharpness(
@@ -157,7 +157,7 @@ def fisher_rao(objective: Objective, theta: Tensor) -> Sharpness:
         Liang, Poggio, Rakhlin & Stokes 2019, arXiv:1711.01530.
     """
     began = time.perf_counter()
-    check(objective, theta)
+    theta = check(objective, theta)
     gnvp: Any = getattr(objective, "gnvp", None)
     if gnvp is None:
         raise ValueError(
@@ -202,7 +202,7 @@ def relative_flatness(
         Petzka, Kamp, Adilova, Sminchisescu & Boley 2021, arXiv:2001.00939.
     """
     began = time.perf_counter()
-    check(objective, theta, products=products)
+    theta = check(objective, theta, products=products)
     if not isinstance(objective, ModelObjective):
         raise ValueError(f"objective is a {type(objective).__name__}, which has no layers: give a ModelObjective")
     weights = objective.space.views(theta)

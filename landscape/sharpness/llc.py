@@ -75,7 +75,7 @@ def local_learning_coefficient(
         Lau, Furman, Wang, Murfet & Wei 2023, arXiv:2308.12108.
     """
     began = time.perf_counter()
-    check(objective, theta, gamma=gamma, chains=chains)
+    theta = check(objective, theta, gamma=gamma, chains=chains)
     if burn_in < 1 or draws < 2:
         raise ValueError(f"burn_in={burn_in}, draws={draws}: give at least 1 and 2")
     n_examples = getattr(objective, "examples", None) if examples is None else examples

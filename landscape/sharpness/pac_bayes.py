@@ -68,7 +68,7 @@ def pac_bayes_sigma(
         Jiang, Neyshabur, Mobahi, Krishnan & Bengio 2020, arXiv:1912.02178.
     """
     began = time.perf_counter()
-    check(objective, theta, target=target, samples=samples)
+    theta = check(objective, theta, target=target, samples=samples)
     if epsilon < 0:
         raise ValueError(f"epsilon={epsilon}: give a standard deviation of 0 or more")
     if metric not in ("error", "loss"):

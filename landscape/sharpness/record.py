@@ -14,12 +14,17 @@ from landscape.results import standard_error
 __all__ = ["check", "exact", "rescaled_alike", "sampled"]
 
 
-def check(objective: Objective, theta: Tensor, **positive: float) -> None:
-    """Raise ValueError unless theta fits and each of the named settings is a positive number."""
+def check(objective: Objective, theta: Tensor, **positive: float) -> Tensor:
+    """theta on the objective's device and in its dtype, as a checkpoint's may not be.
+
+    Raises:
+        ValueError: theta does not fit, or one of the named settings is no positive number.
+    """
     check_vector("theta", theta, objective.size)
     for name, value in positive.items():
         if not 0 < value < float("inf"):
             raise ValueError(f"{name}={value}: give a positive number")
+    return theta.detach().to(objective.device, objective.dtype)
 
 
 def exact(value: float) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def sam(objective: Objective, theta: Tensor, *, rho: float | None = None, adapti
     """
     began = time.perf_counter()
     rho = _rho(rho, adaptive)
-    check(objective, theta, rho=rho)
+    theta = check(objective, theta, rho=rho)
     ball = Ball(_scale(theta, adaptive), rho, 2)
     value, gradient = objective.value_and_gradient(theta)
     worst = objective.value(theta + ball.scale * ball.furthest(ball.scale * gradient))
@@ -117,7 +117,7 @@ def worst_case(
     """
     began = time.perf_counter()
     rho = _rho(rho, adaptive)
-    check(objective, theta, rho=rho, steps=steps, restarts=restarts, parts=parts)
+    theta = check(objective, theta, rho=rho, steps=steps, restarts=restarts, parts=parts)
     if norm not in (2, float("inf")):
         raise ValueError(f"norm={norm}: give 2 or float('inf')")
     pieces = _pieces(objective, parts)
@@ -174,7 +174,7 @@ def epsilon_sharpness(
         Keskar, Mudigere, Nocedal, Smelyanskiy & Tang 2017, arXiv:1609.04836.
     """
     began = time.perf_counter()
-    check(objective, theta, epsilon=epsilon, steps=steps, restarts=restarts)
+    theta = check(objective, theta, epsilon=epsilon, steps=steps, restarts=restarts)
     ball = Ball(theta.abs() + 1, epsilon, float("inf"))
     search = _search(objective, theta, ball, steps, restarts, generator_or_new(generator))
     rise = 100 * (search.highest - search.value) / (1 + search.value)
@@ -209,8 +209,6 @@ def _pieces(objective: Objective, parts: int) -> Sequence[Objective]:
         return [objective]
     if not isinstance(objective, ModelObjective):
         raise ValueError(f"parts={parts} for a {type(objective).__name__}: only a ModelObjective has data to split")
-    if not 1 <= parts <= objective.examples:
-        raise ValueError(f"parts={parts}: give 1 to {objective.examples}, as many as there are examples")
     return objective.parts(parts)
 
 

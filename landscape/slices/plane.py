@@ -127,6 +127,7 @@ def plane(
         walk.visit(np.ndindex(*walk.table.shape), progress, "plane")
     else:
         evaluated, checks, misses = refine(walk, a, b, tol, held_out, generator_or_new(generator), progress)
+    fingerprint = fingerprints(theta, d1, d2)
     planes = {
         name: Plane(
             a=a,
@@ -138,7 +139,7 @@ def plane(
             held_out_error=float(miss),
             direction_norms=np.array(norms),
             cosine=cosine,
-            fingerprint=fingerprints(theta, d1, d2),
+            fingerprint=fingerprint,
             unit=unit,
             cost=walk.cost(start),
         )

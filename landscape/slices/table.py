@@ -37,6 +37,7 @@ class Table:
         path: of the store, made if missing. Default: none.
         signature: what the measurements depend on, as JSON-able values.
         origin: f(theta) of each objective, which must be the same for a store that is gone on with.
+        eps: of the coarsest dtype that an objective calculates in.
 
     Attributes:
         values: (objectives, ..., quantities), NaN where nothing was measured or read yet.
@@ -54,17 +55,19 @@ class Table:
         path: str | Path | None,
         signature: Mapping[str, Any],
         origin: list[float],
+        eps: float,
     ) -> None:
         self.shape = tuple(len(points) for points in axes.values())
         self.values = np.full((len(objectives), *self.shape, len(quantities)), np.nan)
         self._known = np.zeros(self.shape, dtype=bool)
         self._path = None if path is None else Path(path)
+        self._eps = eps
         if self._path is not None:
             wanted = json.loads(json.dumps({**signature, "objectives": objectives, "f(theta)": origin}))
             coordinates = {"objective": np.array(objectives), **axes, "quantity": np.array(quantities)}
             if _empty(self._path):
                 _create(self._path, coordinates, wanted)
-            _check(self._path, wanted)
+            _check(self._path, wanted, eps)
 
     def has(self, index: tuple[int, ...]) -> bool:
         """Whether the point was measured, by whatever process; ``values`` then holds it."""
@@ -82,7 +85,7 @@ class Table:
         """Refuse a table whose losses at a point are others than those found there now."""
         loss: tuple[Any, ...] = (slice(None), *index, 0)
         for kept, found in zip(self.values[loss].tolist(), losses, strict=True):
-            if not _same_losses([kept], [found]):
+            if not _same_losses([kept], [found], self._eps):
                 raise ValueError(
                     f"store={str(self._path)!r} holds a loss of {kept:.6g} at point {index}, where it is {found:.6g} "
                     "now: it is of another function, so go on with the one it was begun with, or give another store"
@@ -139,13 +142,13 @@ def _create(path: Path, coordinates: Mapping[str, np.ndarray], signature: Mappin
                 raise
 
 
-def _check(path: Path, wanted: Mapping[str, Any]) -> None:
+def _check(path: Path, wanted: Mapping[str, Any], eps: float) -> None:
     attributes = path / ".zattrs"
     written = json.loads(attributes.read_text()).get(_SIGNATURE) if attributes.is_file() else None
     if written is None:
         raise ValueError(f"store={str(path)!r} holds something else: give a new folder, or one of this slice's")
     found = json.loads(written)
-    other = [name for name in wanted if name not in found or not _same(name, found[name], wanted[name])]
+    other = [name for name in wanted if name not in found or not _same(name, found[name], wanted[name], eps)]
     if other:
         raise ValueError(
             f"store={str(path)!r} is of another slice (other {', '.join(other)}): go on with what it was begun with, "
@@ -153,10 +156,13 @@ def _check(path: Path, wanted: Mapping[str, Any]) -> None:
         )
 
 
-def _same(name: str, found: Any, wanted: Any) -> bool:
-    return _same_losses(found, wanted) if name == "f(theta)" else bool(found == wanted)
+def _same(name: str, found: Any, wanted: Any, eps: float) -> bool:
+    return _same_losses(found, wanted, eps) if name == "f(theta)" else bool(found == wanted)
 
 
-def _same_losses(found: list[float], wanted: list[float]) -> bool:
-    # sums over examples are rounded differently by another number of threads; what else changes f changes it by more
-    return len(found) == len(wanted) and np.allclose(found, wanted, rtol=1e-5, atol=0, equal_nan=True)
+def _same_losses(found: list[float], wanted: list[float], eps: float) -> bool:
+    # Sums are rounded differently by another number of threads: by some eps of the loss, and of the outputs that it is
+    # made of, which for an example that is fitted well are far more than its loss and about 1. What else changes f
+    # changes it by more.
+    rtol, atol = max(1e-5, 10 * eps), 10 * eps
+    return len(found) == len(wanted) and np.allclose(found, wanted, rtol=rtol, atol=atol, equal_nan=True)

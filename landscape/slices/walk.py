@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from landscape.objective import ModelObjective, Objective
@@ -79,6 +80,7 @@ class Walk:
             path=store,
             signature=signature_of(objectives, axes, signature) if store is not None else {},
             origin=[found.metrics["loss"] for found in origin],
+            eps=max(torch.finfo(f.dtype).eps for f in objectives.values()),
         )
         self._measure_again()
 
