@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from landscape import local_entropy
+from landscape import Hessian, eigenpairs, local_entropy, spectral_density
 from landscape.checkpoints import load_checkpoint
 from landscape.local_entropy import local_entropy_along
 from optim import EntropySGD, train
@@ -86,6 +86,40 @@ def test_what_is_no_trajectory_is_named():
     with pytest.raises(ValueError, match="radius=") as caught:
         local_entropy_along(f, torch.zeros(1, 3, dtype=DOUBLE), radius=-0.1)
     assert caught.value.__notes__ == ["this was at points[0] of 1"]
+
+
+def test_the_spectrum_of_one_point_is_no_other_points():
+    f, points = LogisticRegression(), torch.zeros(2, 8, dtype=DOUBLE)
+    hessian = Hessian(f, points[0])
+    pairs = eigenpairs(hessian, 2, which="largest", generator=seeded(0))
+    density = spectral_density(hessian, steps=5, probes=2, generator=seeded(0))
+    for name, given in (("pairs", pairs), ("density", density)):
+        with pytest.raises(ValueError, match=f"{name} is of one theta"):
+            local_entropy_along(f, points, radius=0.1, method="laplace", **{name: given})
+    path = {"radius": 0.1, "tol": 1.0, **SMALL}
+    assert len(local_entropy_along(f, points, method="tempered", pairs=pairs, **path, generator=seeded(0))) == 2
+
+
+def test_points_of_another_dtype_are_taken_as_those_of_the_objective():
+    f = tiny_objective()
+    rough = torch.stack([f.theta, 2 * f.theta]).float()
+    found, exact = (
+        local_entropy_along(f, points, radius=0.1, method="monte_carlo", generator=seeded(0))
+        for points in (rough, rough.double())
+    )
+    for one, other in zip(found, exact, strict=True):
+        np.testing.assert_array_equal(one.contributions, other.contributions)
+
+
+def test_whichever_point_breaks_down_is_told():
+    class Overflows(Quadratic):
+        def hvp(self, theta, v):
+            return v * torch.inf
+
+    f = Overflows(symmetric([3.0, 1.0, 0.5]), torch.ones(3, dtype=DOUBLE))
+    with pytest.raises(FloatingPointError) as caught:
+        local_entropy_along(f, torch.zeros(2, 3, dtype=DOUBLE), radius=0.1)
+    assert caught.value.__notes__ == ["this was at points[0] of 2"]
 
 
 def _skewed():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from landscape import local_entropy, spectral_density
+from landscape import Hessian, eigenpairs, local_entropy, spectral_density
 from tests.problems import (
     DOUBLE,
     LogisticRegression,
@@ -184,6 +184,57 @@ def test_one_radius_gives_scalars_and_several_an_axis(method):
     two = local_entropy(f, x, radius=[0.1, 0.2], method=method, samples=9, probes=9, generator=seeded(0))
     assert two.value.shape == two.gamma.shape == (2,)
     assert two.value[0] == pytest.approx(one.value)
+
+
+@pytest.mark.parametrize("method", ["laplace", "monte_carlo", "tempered", "sgld"])
+def test_a_theta_of_another_dtype_is_taken_as_that_of_the_objective(method):
+    f = tiny_objective()
+    rough = f.theta.float()
+    options = {"radius": 0.05, "method": method, "moves": 2, "samples": 9, "tol": 1.0}
+    found, exact = (local_entropy(f, theta, **options, generator=seeded(0)) for theta in (rough, rough.double()))
+    np.testing.assert_array_equal(found.contributions, exact.contributions)
+
+
+def test_a_number_of_pairs_is_any_whole_number():
+    f, x = _quadratic([4.0, 1.0, 0.1])
+    found, other = (local_entropy(f, x, gamma=1.0, pairs=pairs, generator=seeded(0)) for pairs in (np.int64(2), 2))
+    assert found.cost.products == other.cost.products
+    np.testing.assert_array_equal(found.contributions, other.contributions)
+    for pairs in (2.0, "2", None):
+        with pytest.raises(TypeError, match=f"pairs={pairs!r}: give eigenpairs, or how many to find"):
+            local_entropy(f, x, gamma=1.0, pairs=pairs)
+
+
+def test_pairs_and_densities_of_another_theta_are_refused_by_laplace():
+    """The path may begin at any Gaussian, and remains exact."""
+    f = LogisticRegression()
+    here, there = torch.zeros(8, dtype=DOUBLE), torch.ones(8, dtype=DOUBLE)
+    pairs = eigenpairs(Hessian(f, here), 3, which="largest", generator=seeded(0))
+    options = {"radius": 0.1, "pairs": pairs, "generator": seeded(0)}
+    assert local_entropy(f, here, **options).reliable
+    with pytest.raises(ValueError, match=r"pairs .* another operator"):
+        local_entropy(f, there, **options)
+    tempered = {"method": "tempered", "moves": 8, "tol": 1.0}
+    near, far = (
+        local_entropy(f, there, **{**options, **tempered, "pairs": p, "generator": seeded(1)}) for p in (pairs, 0)
+    )
+    assert abs(near.value - far.value) < 4 * np.hypot(near.stderr, far.stderr)
+    small, x = _quadratic([4.0, 1.0, 0.1])
+    with pytest.raises(ValueError, match=r"pairs has vectors of size 8: .* of size 3"):
+        local_entropy(small, x, **options)
+    density = spectral_density(Hessian(f, here), steps=5, probes=2, generator=seeded(0))
+    with pytest.raises(ValueError, match=r"density is of size 8: .* of size 3"):
+        local_entropy(small, x, radius=0.1, density=density)
+
+
+def test_an_interval_has_a_level_between_0_and_1():
+    f, x = _quadratic([4.0, 1.0])
+    found = local_entropy(f, x, radius=0.1, method="monte_carlo", generator=seeded(0))
+    low, high = found.interval(0.95)
+    assert low < found.value < high
+    for level in (95, 1.0, 0.0, np.nan):
+        with pytest.raises(ValueError, match=f"level={level}: give a share between 0 and 1, such as 0.95"):
+            found.interval(level)
 
 
 def test_bad_input_is_named():

@@ -3,12 +3,12 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from landscape import Dense, Hessian, ModelObjective, eigenpairs, spectral_density
+from landscape import Dense, Hessian, ModelObjective, eigenpairs, local_entropy, spectral_density
 from landscape.experiment import train_at_equal_budget
 from landscape.problems import digits_mlp
 from landscape.randomness import unit
 from landscape.results import Cost, SpectralDensity
-from tests.problems import DOUBLE, dense_hessian, seeded, symmetric, tiny_objective
+from tests.problems import DOUBLE, Quadratic, dense_hessian, seeded, symmetric, tiny_objective
 
 SPECTRUM = np.concatenate([[100.0, 40.0, 9.0, -5.0], np.linspace(-0.1, 1, 46)])
 
@@ -182,22 +182,32 @@ def _by_hand(nodes: list[float], support: list[float], known: list[float] | None
     return SpectralDensity(np.array([nodes]), weights, np.array(known or []), np.array(support), 10, Cost())
 
 
-def test_a_log_determinant_exists_as_far_as_nodes_and_the_end_of_the_support_tell():
-    """Nodes lie inside the spectrum; the outer estimate counts where it resolves gamma."""
-    settled = _by_hand([-4.99, 1.0], [-5.0049, 1.0])
-    for gamma in (4.9, 5.0, 5.004):
-        with pytest.raises(ValueError, match=r"-5\.0049 <= -gamma.*gamma=5\.05"):
-            settled.log_determinant(gamma)
-    assert settled.log_determinant(5.05)[0] == pytest.approx(5 * np.log1p(np.array([-4.99, 1]) / 5.05).sum())
-    # far off, it is no reason to refuse a positive matrix
+def test_a_log_determinant_exists_above_the_lowest_node_or_known_eigenvalue():
+    """Nodes lie inside the spectrum; how far beyond them it reaches, they do not know."""
+    rule = _by_hand([-4.99, 1.0], [-5.0049, 1.0])
+    with pytest.raises(ValueError, match=r"-4\.99 <= -gamma: give at least gamma=5\.04"):
+        rule.log_determinant(4.99)
+    # what is advised is not refused
+    assert rule.log_determinant(5.04)[0] == pytest.approx(5 * np.log1p(np.array([-4.99, 1]) / 5.04).sum())
     assert np.isfinite(_by_hand([0.0, 1.0], [-0.5, 1.5]).log_determinant(1e-3)[0])
-    # what is advised is not refused, where the end becomes near by it either
-    unsettled = _by_hand([-1.0, 1.0], [-2.2, 1.5])
-    with pytest.raises(ValueError, match=r"-1 <= -gamma: give at least gamma=2\.22"):
-        unsettled.log_determinant(0.9)
-    assert np.isfinite(unsettled.log_determinant(2.22)[0])
     with pytest.raises(ValueError, match=r"-7 <= -gamma: give at least gamma=7\.07"):
         _by_hand([0.0, 1.0], [-0.5, 1.5], known=[-7.0]).log_determinant(3.0)
+
+
+def test_where_a_log_determinant_exists_it_does_at_every_larger_gamma_and_laplace_too():
+    """Laplace at x = 0 of a parabola that is level there asks for the same determinant."""
+    f, x = Quadratic(symmetric(np.linspace(-1, 1, 10)), torch.zeros(10, dtype=DOUBLE)), torch.zeros(10, dtype=DOUBLE)
+    gammas = np.linspace(0.15, 3.05, 30)
+    for rule in (_by_hand([-1.0, 1.0], [-2.2, 1.5]), _by_hand([0.0, 1.0], [-0.5, 1.5], known=[-2.0])):
+        exists = []
+        for gamma in gammas:
+            try:
+                exists.append(bool(np.isfinite(rule.log_determinant(gamma)[0])))
+            except ValueError:
+                exists.append(False)
+        assert exists == sorted(exists)
+        assert {False, True} == set(exists)
+        assert exists == local_entropy(f, x, gamma=gammas, beta=1.0, density=rule).reliable.tolist()
 
 
 def test_outliers_are_counted_among_what_is_known():

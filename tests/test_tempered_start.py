@@ -33,6 +33,36 @@ def test_with_all_positive_eigenpairs_of_a_quadratic_nothing_is_left_to_climb():
     assert at.slope.norm() < 1e-7
 
 
+def test_psi_keeps_its_digits_however_large_the_loss_is_in_float32():
+    """A constant of beta f adds nothing to psi = phi - Q, and is taken off log Z_b."""
+
+    class Single(Quadratic):
+        def __post_init__(self):
+            super().__post_init__()
+            self.dtype = torch.float32
+
+        def gradient(self, theta):
+            return super().gradient(theta.double()).float()
+
+        def value(self, theta):
+            offset = theta.double() - self.minimum
+            return self.constant + float(offset @ self.hessian @ offset) / 2
+
+        def value_and_gradient(self, theta):
+            return self.value(theta), self.gradient(theta)
+
+    hessian, near = symmetric([3.0, 1.0, 0.5]), torch.full((3,), 1e-3, dtype=DOUBLE)
+    x, psi, normalisers = torch.zeros(3), [], []
+    pairs = eigenpairs(hessian, 2, which="largest", generator=seeded(0))
+    for constant in (0.0, 1.0):
+        potential = Potential(Single(hessian, near, constant), x, 1e-3, 1.2e6, pairs)
+        psi.append(potential.draw(20, seeded(1)).psi)
+        normalisers.append(potential.log_normaliser)
+    # a few units in the last place of 1.2e6 in float64, 2.3e-10; in float32 one is 0.125
+    np.testing.assert_allclose(psi[1], psi[0], rtol=0, atol=1e-9)
+    assert normalisers[1] - normalisers[0] == pytest.approx(-1.2e6, abs=1e-9)
+
+
 def test_the_slope_is_the_derivative_of_psi():
     f, x = LogisticRegression(), torch.full((8,), 0.3, dtype=DOUBLE)
     pairs = eigenpairs(Hessian(f, x), 3, which="largest", generator=seeded(0))

@@ -19,7 +19,7 @@ from landscape.objective import Objective
 from landscape.parameters import check_vector
 from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new
-from landscape.results import LocalEntropy
+from landscape.results import Eigenpairs, LocalEntropy, SpectralDensity
 
 __all__ = ["local_entropy_along"]
 
@@ -50,8 +50,9 @@ def local_entropy_along(
         A LocalEntropy for each point, whose arrays have an axis of radii even for one.
 
     Raises:
-        ValueError: no point, points whose size does not fit or that are not finite, ``method="all"``; whatever
-            ``local_entropy`` refuses, with a note of the point that it was.
+        ValueError: no point, points whose size does not fit or that are not finite, ``method="all"``; for Laplace the
+            eigenpairs or the density of one point; whatever ``local_entropy`` refuses.
+        FloatingPointError: as of ``local_entropy``. Either has a note of the point that it was.
 
     Example:
         Of f(x) = x^2/2 the parabola is the same everywhere, and at gamma = beta = 1, F~ = -x^2/4 - 1/2 log 2:
@@ -76,6 +77,10 @@ def local_entropy_along(
             raise ValueError(f"points[{i}] is not finite: leave out where the training broke down")
     if method == "all":
         raise ValueError("method='all': give one of them, and call once for each")
+    if method == "laplace":
+        for name in ("pairs", "density"):
+            if isinstance(options.get(name), Eigenpairs | SpectralDensity):
+                raise ValueError(f"{name} is of one theta, and Laplace's method takes that of each: leave it out")
     radii = np.atleast_1d(np.asarray(radius, float))
     generator = generator_or_new(generator)
     state = generator.get_state()
@@ -84,7 +89,7 @@ def local_entropy_along(
         generator.set_state(state)
         try:
             found.append(local_entropy(objective, point, radius=radii, method=method, generator=generator, **options))
-        except ValueError as error:
+        except (ValueError, FloatingPointError) as error:
             error.add_note(f"this was at points[{i}] of {len(points)}")
             raise
     return found

@@ -32,6 +32,7 @@ some thousand gradients.
 
 from __future__ import annotations
 
+import operator
 import time
 from typing import Any, Literal, overload
 
@@ -42,11 +43,11 @@ from torch import Tensor
 from landscape.eigenvalues import eigenpairs
 from landscape.local_entropy.laplace import laplace
 from landscape.local_entropy.monte_carlo import monte_carlo
-from landscape.local_entropy.radii import radii_of_interest
+from landscape.local_entropy.radii import counted_radii
 from landscape.local_entropy.stochastic import stochastic
 from landscape.local_entropy.tempered import tempered
 from landscape.objective import ModelObjective, Objective
-from landscape.operators import Hessian
+from landscape.operators import Hessian, check_same
 from landscape.parameters import check_vector
 from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new
@@ -97,7 +98,7 @@ def local_entropy(  # type: ignore[misc]  # the overloads do not list the option
 
     Args:
         objective: f.
-        theta: where, shape (n,).
+        theta: where, shape (n,); moved to the objective's device and dtype.
         radius: 1/sqrt(beta gamma), in units of the weights; a number or several. Default, where there is no ``gamma``
             either: ``radii_of_interest``, over which the mean loss rises by 0.001 to 1.
         gamma: the stiffness, in units of f / weight^2.
@@ -106,11 +107,13 @@ def local_entropy(  # type: ignore[misc]  # the overloads do not list the option
         method: ``"laplace"``, ``"monte_carlo"``, ``"tempered"``, or ``"sgld"`` (biased); ``"all"``: the first three.
         pairs: the largest eigenpairs of the Hessian at theta, or how many the tempered path is to find. It begins at
             the Gaussian that the loss' parabola makes of q along them, which is nearer to its end and mixes faster; 0:
-            at q. Laplace counts them exactly, unless it is given a density.
+            at q. Laplace counts them exactly, unless it is given a density; a product, not counted, checks that they
+            are of this theta. The path is exact whatever it begins at, so that those of a theta nearby serve.
         samples: draws of q, for Monte Carlo; the same normal vectors serve all radii.
         steps: Lanczos steps, for Laplace.
         probes: probes of the log-determinant, for Laplace.
-        density: a spectral density of the Hessian at theta, to spare Laplace its own.
+        density: a spectral density of the Hessian at theta, to spare Laplace its own. That it is of this theta cannot
+            be checked.
         populations: independent runs of the tempered path, at least 2; their spread is the error.
         chains: of each population; SGLD has one in each.
         moves: of each chain on each rung that the pilot finds; for SGLD on each of its 17.
@@ -128,7 +131,10 @@ def local_entropy(  # type: ignore[misc]  # the overloads do not list the option
     Raises:
         ValueError: both radius and gamma; one of radius, gamma, beta, samples not positive; an unknown method; a loss
             that is not finite at theta, or not the same twice; a budget too small for a ladder; SGLD for an objective
-            whose data cannot be parted; no radius given and none of interest.
+            whose data cannot be parted; no radius given and none of interest; pairs or a density of another size, or
+            for Laplace pairs of another theta.
+        TypeError: ``pairs`` is neither eigenpairs nor a whole number.
+        FloatingPointError: a product with the Hessian is not finite.
 
     Example:
         For f(x) = x^2/2 at x = 0, F~ = -1/2 log(1 + 1/gamma):
@@ -153,23 +159,42 @@ def local_entropy(  # type: ignore[misc]  # the overloads do not list the option
     for name, given in {"radius": radius, "gamma": gamma, "beta": beta, **counts}.items():
         if given is not None and not np.all((np.asarray(given) > 0) & np.isfinite(given)):
             raise ValueError(f"{name}={given}: give positive numbers")
-    if isinstance(pairs, int) and pairs < 0:
-        raise ValueError(f"pairs={pairs}: give eigenpairs, or how many to find, 0 or more")
+    if isinstance(pairs, Eigenpairs):
+        _check_size("pairs has vectors", len(pairs.vectors), objective)
+    else:
+        try:
+            pairs = operator.index(pairs)
+        except TypeError:
+            raise TypeError(f"pairs={pairs!r}: give eigenpairs, or how many to find as a whole number") from None
+        if pairs < 0:
+            raise ValueError(f"pairs={pairs}: give eigenpairs, or how many to find, 0 or more")
+    if density is not None:
+        _check_size("density is", density.size, objective)
     for name, count in (("populations", populations), ("chains", chains)):
         if count < 2:
             raise ValueError(f"{name}={count}: give at least 2, since their spread is the error")
     if method == "sgld" and not isinstance(objective, ModelObjective):
         raise ValueError(f"method='sgld' for a {type(objective).__name__}: only a ModelObjective's data can be parted")
     check_vector("theta", theta, objective.size)
+    theta = theta.detach().to(objective.device, objective.dtype)
+    began, values = time.perf_counter(), 2
     loss = _loss(objective, theta)
-
     if gamma is not None:
         radii = 1 / np.sqrt(beta * np.asarray(gamma, float))
+    elif radius is not None:
+        radii = np.asarray(radius, float)
     else:
-        radii = radii_of_interest(objective, theta) if radius is None else np.asarray(radius, float)
+        radii, more = counted_radii(objective, theta)
+        values += more
+    looking = Cost(values=values, seconds=time.perf_counter() - began)
     generator = generator_or_new(generator)
     before, top, finding = generator.get_state(), pairs if isinstance(pairs, Eigenpairs) else None, Cost()
-    if isinstance(pairs, int) and pairs and ("tempered" in methods or ("laplace" in methods and density is None)):
+    deflating = "laplace" in methods and density is None
+    if isinstance(pairs, Eigenpairs) and deflating:
+        largest = int(abs(pairs.values).argmax())
+        vector = pairs.vectors[:, largest].to(objective.device, objective.dtype)
+        check_same(Hessian(objective, theta), vector, float(pairs.values[largest]), "pairs")
+    elif isinstance(pairs, int) and pairs and ("tempered" in methods or deflating):
         start, count = time.perf_counter(), min(pairs, objective.size)
         top = eigenpairs(Hessian(objective, theta), count, which="largest", generator=generator)
         finding = Cost(products=top.products, seconds=time.perf_counter() - start)
@@ -193,9 +218,9 @@ def local_entropy(  # type: ignore[misc]  # the overloads do not list the option
         generator.set_state(before if each == "monte_carlo" else after)
         start = time.perf_counter()
         fields = {**_without_path(radii.size), **estimate(each)}
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start + looking.seconds
         note, cost = fields.pop("note"), fields.pop("cost")
-        cost["values"] += 2
+        cost["values"] += looking.values
         if each == "tempered" or (each == "laplace" and density is None):
             cost["products"] += finding.products
             seconds += finding.seconds
@@ -214,6 +239,11 @@ def local_entropy(  # type: ignore[misc]  # the overloads do not list the option
             cost=Cost(**cost, seconds=seconds),
         )
     return results if method == "all" else results[method]
+
+
+def _check_size(what: str, size: int, objective: Objective) -> None:
+    if size != objective.size:
+        raise ValueError(f"{what} of size {size}: give what is of this objective, which is of size {objective.size}")
 
 
 def _loss(objective: Objective, theta: Tensor) -> float:

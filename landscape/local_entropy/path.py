@@ -35,9 +35,9 @@ from landscape.local_entropy.potential import Potential
 from landscape.progress import Progress
 from landscape.results import standard_error
 
-__all__ = ["Tempered", "error_of_mean", "follow"]
+__all__ = ["ERRORS", "Tempered", "error_of_mean", "follow"]
 
-_ERRORS = 2.0  # standard errors that widen the bracket
+ERRORS = 2.0  # standard errors that widen the bracket
 # of the tolerance, what the sums may be apart at first, since the pilot's guess is rough and errors come on top
 _GUESSED = 0.7
 _APART, _NOISE = 0.5, 0.4  # and the second time, when both are known
@@ -78,8 +78,8 @@ class Tempered:
         """Between which F~ lies, the errors of both sums included."""
         low, high = self.riemann()
         return (
-            float(low.mean() - _ERRORS * standard_error(low)),
-            float(high.mean() + _ERRORS * standard_error(high)),
+            float(low.mean() - ERRORS * standard_error(low)),
+            float(high.mean() + ERRORS * standard_error(high)),
         )
 
     def thermodynamic(self) -> np.ndarray:

@@ -156,5 +156,6 @@ class _Gaussian:
     def take_off(self, z: Tensor, phi: np.ndarray, slope: Tensor) -> tuple[np.ndarray, Tensor]:
         """Psi and its gradient in y, of phi and its gradient in z."""
         along = z @ self.v
-        q = self.constant + z @ self.g + (along**2 @ self.a) / 2
-        return phi - q.double().cpu().numpy(), self._times(-0.5, slope - self.g - (along * self.a) @ self.v.T)
+        rise = (z @ self.g + (along**2 @ self.a) / 2).double().cpu().numpy()
+        # beta f may be large, and float32 would round what is left of it
+        return phi - self.constant - rise, self._times(-0.5, slope - self.g - (along * self.a) @ self.v.T)

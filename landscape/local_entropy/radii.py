@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from landscape.objective import Objective
+from landscape.parameters import check_vector
 from landscape.randomness import generator_or_new, normal
 
-__all__ = ["radii_of_interest"]
+__all__ = ["counted_radii", "radii_of_interest"]
 
 _STEPS = 20  # bisections of a factor: to 1e-6 of it in the logarithm
 
@@ -28,22 +29,24 @@ def radii_of_interest(
 
     The rise E f(x + r z) - f(x), z ~ N(0, I), is never below the excess free energy (Jensen), whose scale it tells. It
     is averaged over the same draws at all radii and bisected in log r. Where it does not come to ``high``, as of
-    losses with a ceiling, the largest radius is that at which the ball's ||x' - x|| is ten times ||x||.
+    losses with a ceiling, the largest radius is that at which the ball's ||x' - x|| is ten times ||x||, or 10 where
+    ||x|| is below 1. A loss that is not finite counts as too high.
 
     Args:
         objective: f.
-        theta: x, shape (n,).
+        theta: x, shape (n,); moved to the objective's device and dtype.
         count: radii, at least 2.
         low: smallest rise, in units of the loss.
         high: largest rise.
-        samples: draws of z. Each costs about 60 losses.
+        samples: draws of z. Each costs 41 losses.
         generator: of z. Default: one of a fixed seed, so that the radii of a checkpoint are always the same.
 
     Returns:
         The radii (count,), ascending, in units of the weights.
 
     Raises:
-        ValueError: count below 2; not 0 < low < high; the loss does not rise by ``low`` within the largest radius.
+        ValueError: count below 2; not 0 < low < high; theta of another shape, or without a finite loss; the loss does
+            not rise by ``low`` within the largest radius, or leaps from below it past ``high``.
 
     Example:
         A square rises by r^2 times the mean of z^2, so that rises of 0.001 and 1 are a factor 1000^(1/2) apart:
@@ -55,30 +58,56 @@ def radii_of_interest(
         >>> round(float(large / small) ** 2)
         1000
     """
+    return counted_radii(objective, theta, count, low, high, samples, generator)[0]
+
+
+def counted_radii(
+    objective: Objective,
+    theta: Tensor,
+    count: int = 5,
+    low: float = 1e-3,
+    high: float = 1.0,
+    samples: int = 8,
+    generator: torch.Generator | None = None,
+) -> tuple[np.ndarray, int]:
+    """The radii of interest, and how many losses they took."""
     if count < 2:
         raise ValueError(f"count={count}: give at least 2")
     if not 0 < low < high:
         raise ValueError(f"low={low}, high={high}: give rises of the loss with 0 < low < high")
+    check_vector("theta", theta, objective.size)
+    theta = theta.detach().to(objective.device, objective.dtype)
     generator = generator_or_new(generator or torch.Generator().manual_seed(0))
     draws = [normal(objective.size, generator, objective.dtype, objective.device) for _ in range(samples)]
-    loss = objective.value(theta)
+    loss, values = objective.value(theta), 1
+    if not np.isfinite(loss):
+        raise ValueError(f"the loss at theta is {loss}: no rise is known from there, so give another theta")
 
     def rise(radius: float) -> float:
+        nonlocal values
+        values += samples
         return float(np.mean([objective.value(theta + radius * z) for z in draws])) - loss
 
     largest = 10 * max(float(theta.norm()), 1.0) / objective.size**0.5
-    if not rise(largest) > low:  # not below, and not NaN
+    furthest = rise(largest)
+    if furthest <= low:  # NaN, as everywhere below, is too high
         raise ValueError(
             f"the loss rises by no more than low={low} within a radius of {largest:.3g}: give the radii of interest"
         )
 
     def where_it_rises_by(asked: float) -> float:
-        if not rise(largest) > asked:
+        if furthest <= asked:
             return largest
         below, above = largest * 1e-8, largest
         for _ in range(_STEPS):
             middle = float(np.sqrt(below * above))
-            below, above = (below, middle) if not rise(middle) <= asked else (middle, above)
-        return above
+            below, above = (middle, above) if rise(middle) <= asked else (below, middle)
+        return below  # where the loss of each draw is finite
 
-    return np.geomspace(where_it_rises_by(low), where_it_rises_by(high), count)
+    first, last = where_it_rises_by(low), where_it_rises_by(high)
+    if not first < last:
+        raise ValueError(
+            f"at a radius of {last:.3g} the loss leaps from a rise below low={low} to one above high={high}, or to "
+            "what is not finite: give the radii of interest"
+        )
+    return np.geomspace(first, last, count), values

@@ -22,7 +22,7 @@ from torch import Generator, Tensor
 
 from landscape.eigenvalues import eigenpairs
 from landscape.local_entropy.moves import propose
-from landscape.local_entropy.path import error_of_mean
+from landscape.local_entropy.path import ERRORS, error_of_mean
 from landscape.objective import ModelObjective
 from landscape.operators import Hessian
 from landscape.progress import Progress
@@ -85,8 +85,8 @@ def stochastic(
         bias = draws - rough
         found["bias"].append(bias.mean())
         found["bias_stderr"].append(standard_error(bias))
-        found["lower"].append(low.mean() - 2 * standard_error(low) - abs(bias.mean()))
-        found["upper"].append(high.mean() + 2 * standard_error(high) + abs(bias.mean()))
+        found["lower"].append(low.mean() - ERRORS * standard_error(low) - abs(bias.mean()))
+        found["upper"].append(high.mean() + ERRORS * standard_error(high) + abs(bias.mean()))
         shifts = radius * torch.stack([run.z for run in fine]).cpu()
         found["shift"].append(shifts.mean(dim=0))
         found["shift_stderr"].append(error_of_mean(shifts))

@@ -23,7 +23,7 @@ _FALSE_ALARM = 0.01  # how often psi is said to fall where it does not
 # Heuristics. Populations apart by more than a factor e^2 in exp F~: few of them carry the mean. Shares: the pilot aims
 # at 0.6 of the moves and 0.8 of the particles, and these are far below. R-hat: Vehtari et al. ask for 1.01 of chains
 # that are long; ours are not, and halves of short ones differ.
-_APART, _ACCEPTED, _EFFECTIVE, _R_HAT = 2.0, 0.1, 0.3, 1.2
+_DISAGREE, _ACCEPTED, _EFFECTIVE, _R_HAT = 2.0, 0.1, 0.3, 1.2
 
 
 def tempered(
@@ -113,14 +113,17 @@ def _found(runs: list[Tempered], radii: np.ndarray) -> dict[str, Any]:
     r_hat = np.array([_arviz(array_stats.rhat, end) for end in ends])
 
     lagging = drift < student.ppf(_FALSE_ALARM, drifts.shape[1] - 1) * drift_stderr
-    apart = log_means.std(axis=1, ddof=1) > _APART
+    apart = log_means.std(axis=1, ddof=1) > _DISAGREE
     stuck = np.array([share.min() for share in acceptance]) < _ACCEPTED
     thin = np.array([share.min() for share in effective]) < _EFFECTIVE
     notes = [
         f"at radius {', '.join(f'{radius:.3g}' for radius in radii[flag])} {what}"
         for flag, what in (
             (lagging, "psi still falls at s = 1, so that all estimates and the bracket are too low: give more moves"),
-            (apart, "populations differ by more than 2 in F~: go by the bracket, or give more chains or moves"),
+            (
+                apart,
+                f"populations are more than {_DISAGREE:g} apart in F~: go by the bracket, or give more chains or moves",
+            ),
             (stuck, "moves are hardly accepted on some rung: give more moves, with each of which the step is adapted"),
             (thin, "few particles carry the weight on some rung: give more chains, by which the ladder is found"),
             (r_hat > _R_HAT, f"R-hat is above {_R_HAT}: the shift and its error are rough, and want more moves"),

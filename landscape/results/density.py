@@ -86,22 +86,20 @@ class SpectralDensity:
     def log_determinant(self, gamma: float) -> tuple[float, float]:
         """log det(I + H / gamma) and its standard error over probes.
 
-        That I + H / gamma is positive is known as far as nodes tell, which lie inside the spectrum: the support's lower
-        end counts as an eigenvalue too, where it is within gamma of the lowest node. Further off it says nothing of H.
+        Whether I + H / gamma is positive is told by the lowest node or known eigenvalue, as in Laplace's method. Nodes
+        lie inside the spectrum, so that H may reach a little lower.
 
         Raises:
-            ValueError: gamma is not positive, or I + H / gamma is not positive definite.
+            ValueError: gamma is not positive, or I + H / gamma is not positive definite as far as is known.
         """
         if not gamma > 0:
             raise ValueError(f"gamma={gamma}: give a positive one")
-        lowest, end = float(np.append(self.known, self.nodes).min()), float(self.support[0])
-        if self.nodes.min() - end <= gamma:
-            lowest = min(lowest, end)
+        lowest = float(self.atoms()[0][0])
         if lowest <= -gamma:
             raise ValueError(
                 f"gamma={gamma}: I + H/gamma has no log-determinant, as the eigenvalues of H reach down to "
                 # a hundredth more, so that rounding to three digits does not give one that is refused again
-                f"{lowest:.6g} <= -gamma: give at least gamma={1.01 * -min(lowest, end):.3g}"
+                f"{lowest:.6g} <= -gamma: give at least gamma={1.01 * -lowest:.3g}"
             )
         return self.function_trace(lambda t: np.log1p(t / gamma))
 

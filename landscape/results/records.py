@@ -57,7 +57,7 @@ class LocalEntropy:
     """
 
     value: Annotated[np.ndarray, "radius"]  # F~; NaN where `reliable` is False for want of a meaning
-    stderr: Annotated[np.ndarray, "radius"]  # standard error of `value` over probes or samples
+    stderr: Annotated[np.ndarray, "radius"]  # of `value`, over its draws: see `contributions`
     # what each draw (Laplace: probe; tempered: population; SGLD: chain) adds, linearised: their mean is `value`, their
     # spread its error. Of Laplace and Monte Carlo, results drawn with the same seed pair up draw by draw.
     contributions: Annotated[np.ndarray, "radius", "draw"]
@@ -128,7 +128,19 @@ class LocalEntropy:
         return -self.upper / self.beta - self.loss, -self.lower / self.beta - self.loss
 
     def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """Confidence interval of F~ by Student's t of as many draws as there are, which may be few."""
+        """Confidence interval of F~ by Student's t of as many draws as there are, which may be few.
+
+        It holds where ``reliable`` is True: the spread of draws that do not carry the estimate says nothing of its
+        error.
+
+        Args:
+            level: the share of such intervals that hold F~.
+
+        Raises:
+            ValueError: level is not between 0 and 1.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level={level}: give a share between 0 and 1, such as 0.95")
         within = student.ppf((1 + level) / 2, self.contributions.shape[-1] - 1) * self.stderr
         return self.value - within, self.value + within
 
@@ -167,7 +179,7 @@ class Measures:
     could not be told.
     """
 
-    names: list[str]  # of the measures, with their units
+    names: list[str]  # of the measures, with what each depends on, such as the radius
     flatter: list[str]  # "lower" or "higher": which way is flatter; "" where neither is
     checkpoints: list[str]
     values: Annotated[np.ndarray, "measure", "checkpoint"]
