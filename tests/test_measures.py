@@ -28,7 +28,9 @@ def test_the_measures_are_those_of_the_checkpoints(comparison):
     loss = nn.functional.cross_entropy(model(data[0]), data[1]).item()
     assert value("train loss") == pytest.approx(loss)
     assert value("weight norm") == pytest.approx(float(theta.norm()))
-    assert value("largest eigenvalue") == pytest.approx(float(torch.linalg.eigvalsh(hessian)[-1]), rel=1e-4)
+    # of a symmetric matrix an eigenvalue is as near as the residual, which is the error told
+    residual = measures.stderr[_row(comparison, "largest eigenvalue"), 0]
+    assert abs(value("largest eigenvalue") - float(torch.linalg.eigvalsh(hessian)[-1])) <= residual
     error = measures.stderr[_row(comparison, "Hessian trace"), 0]
     assert abs(value("Hessian trace") - float(torch.trace(hessian))) < 4 * error
     distance = measures.values[_row(comparison, "distance from the first")]
@@ -43,7 +45,9 @@ def test_differences_are_paired():
     # below 1e-7 lies the residual of the eigenvalue, which is no sample
     sampled = (measures.stderr[:, 0] > 1e-7) & ~of_the_path
     assert sampled.sum() >= 3  # the trace and two free energies at least
-    assert (measures.differences_stderr[sampled, 1] < 1e-3 * measures.stderr[sampled, 1]).all()
+    # weights that differ by 1e-7 of themselves change each draw by about as much, and shares by ten times that, for
+    # which eigenvalues near the threshold count; unpaired errors would be 2^(1/2) of either
+    assert (measures.differences_stderr[sampled, 1] < 1e-5 * measures.stderr[sampled, 1]).all()
     assert measures.differences[:, 0].tolist() == [0] * len(measures.names)
 
 
@@ -70,14 +74,18 @@ def test_the_bracket_of_the_path_is_tabulated_without_a_verdict(comparison):
 
 def test_what_is_not_reliable_has_no_value_and_no_verdict():
     """At a radius of 3 per weight a handful of draws says nothing, and one draw has no error."""
-    for changes in ({"radii": (3.0,)}, {"probes": 1, "samples": 1}):
+    for changes, radius in (({"radii": (3.0,)}, "3"), ({"probes": 1, "samples": 1}, "0.01")):
         settings = dataclasses.replace(QUICK, **changes)
-        found = compare([_checkpoint("A"), _checkpoint("B", 2.0)], _problem(), settings=settings)
-        row = next(i for i, name in enumerate(found.measures.names) if "Monte Carlo" in name)
-        assert not np.isfinite(found.measures.differences_stderr[row, 1])
-        assert all(v.flattest == "" for v in verdicts(found.measures) if "Monte Carlo" in v.measure)
-    unknown = [v for v in verdicts(found.measures) if "trace" in v.measure]
-    assert [v.flattest for v in unknown] == [""]
+        measures = compare([_checkpoint("A"), _checkpoint("B", 2.0)], _problem(), settings=settings).measures
+        name = f"excess free energy at radius {radius} (Monte Carlo)"
+        row = measures.names.index(name)
+        for numbers in (measures.values, measures.stderr, measures.differences_stderr):
+            assert np.isnan(numbers[row]).all()
+        assert [(v.flattest, v.says) for v in verdicts(measures) if v.measure == name] == [("", "not reliable")]
+    # one probe has a value, but no error that a verdict could be drawn from
+    assert np.isfinite(measures.values[measures.names.index("Hessian trace")]).all()
+    trace = [(v.flattest, v.says) for v in verdicts(measures) if v.measure == "Hessian trace"]
+    assert trace == [("", "the error is not known")]
 
 
 def test_the_error_of_an_eigenvalue_is_its_residual(comparison):

@@ -129,9 +129,12 @@ def test_the_area_between_the_steps_is_the_bracket_before_its_error(pairs):
         (steps,) = (patch for patch in psis.patches if isinstance(patch, StepPatch))
         upper, edges, lower = steps.get_data()
         area = ((upper - lower) * np.diff(edges)).sum()
+        there = np.isfinite(f.ladder[i])
+        ds, psi = np.diff(f.ladder[i][there]), f.rung_psi[i][there]
+        low, high = -(ds * psi[:-1]).sum(), -(ds * psi[1:]).sum()  # the Riemann sums of minus the integral
+        assert area == pytest.approx(high - low, rel=1e-10)  # rounding
         # both sums add two standard errors, so the bracket is wider
         assert 0 < area < f.upper[i] - f.lower[i]
-        there = np.isfinite(f.ladder[i])
         np.testing.assert_array_equal(edges, f.ladder[i][there])
         np.testing.assert_array_equal(losses.lines[0].get_ydata(), f.rung_loss[i][there])
         np.testing.assert_array_equal(psis.lines[0].get_ydata(), f.rung_psi[i][there])

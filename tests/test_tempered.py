@@ -1,6 +1,7 @@
 """The tempered path against closed forms and quadrature."""
 
 import re
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ class _FastQuadratic(Potential):
             slope = offset @ f.hessian
             return f.constant + (offset * slope).sum(1).numpy() / 2, slope
 
-        self._at_each = at_each
+        self._at_each, self.at_once = at_each, 1_000
 
 
 def _quadratic(n, indefinite=False):
@@ -178,6 +179,20 @@ def test_the_error_of_a_mean_of_vectors_is_the_length_that_it_has_on_average():
     assert error_of_mean(draws) == pytest.approx((1000 / 4) ** 0.5, rel=0.05)
 
 
+def test_the_virial_is_one_to_within_its_error_which_is_its_spread_over_seeds(monkeypatch):
+    monkeypatch.setattr(import_module("landscape.local_entropy.tempered"), "Potential", _FastQuadratic)
+    f, x = _quadratic(5), torch.ones(5, dtype=DOUBLE)
+    options = {"gamma": 20.0, "beta": 50.0, "method": "tempered", "pairs": 0, "chains": 2, "moves": 4, "tol": 1.0}
+    runs = [local_entropy(f, x, **options, generator=seeded(seed)) for seed in range(40)]
+    virials, errors = np.array([[run.virial, run.virial_stderr] for run in runs]).T
+    spread = virials.std(ddof=1)
+    assert abs(virials.mean() - 1) < 4 * spread / 40**0.5
+    # t of 7 degrees of freedom is beyond 4 in one of 200, two of 40 in one of 60
+    assert (abs(virials - 1) < 4 * errors).sum() >= 39
+    # of 40 values the spread is known to (2 x 39)^(-1/2) = 11 %, the errors' own mean to 4 %: three of both together
+    assert (errors**2).mean() ** 0.5 == pytest.approx(spread, rel=0.35)
+
+
 def test_psi_is_beta_f_where_the_path_begins_at_q():
     f = _quadratic(5)
     options = {"gamma": 2.0, "beta": 50.0, "method": "tempered", "moves": 4, "tol": 1.0, "generator": seeded(0)}
@@ -248,7 +263,7 @@ def test_a_loss_that_is_not_finite_has_no_density():
     )
     assert abs(found.value - exact) < 4 * found.stderr
     assert found.lower < exact < found.upper
-    assert found.upper - found.lower < 0.5 * abs(exact)
+    assert found.within_tol
     assert abs(found.thermodynamic - exact) < 4 * found.thermodynamic_stderr
     assert found.mean_loss == np.inf
     assert np.isfinite(found.rung_psi).all()
@@ -270,11 +285,17 @@ def test_the_bracket_is_as_narrow_as_tol_or_the_budget_that_it_takes_is_told():
     options = {"radius": 0.7, "beta": 20.0, "method": "tempered", "pairs": 0, "moves": 8, "generator": seeded(0)}
     wide = local_entropy(f, x, **options, tol=0.05, budget=5_000)
     assert not wide.within_tol
-    told = re.search(r"bracket is [\d.]+ % of \|F~\| wide, .* a budget of about (\d+)", wide.note)
-    assert told
-    asked = int(told[1])
-    assert asked > 5_000
-    narrow = local_entropy(f, x, **options, tol=0.05, budget=3 * asked)
+    narrow, budgets = wide, [5_000]
+    # what it takes is told by the spread of 8 populations, by which some runs miss it narrowly, and tell anew
+    while not narrow.within_tol and len(budgets) < 4:
+        told = re.search(
+            r"bracket is [\d.]+ % of \|F~\| wide, .* a budget of about (\d+), as far as 8 populations tell", narrow.note
+        )
+        assert told
+        budgets.append(int(told[1]))
+        assert budgets[-1] > budgets[-2]
+        narrow = local_entropy(f, x, **options, tol=0.05, budget=budgets[-1])
+        assert narrow.cost.gradients <= budgets[-1]
     assert narrow.within_tol
     assert narrow.upper - narrow.lower <= 0.05 * abs(narrow.value)
     assert "budget" not in narrow.note

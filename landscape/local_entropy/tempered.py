@@ -132,7 +132,7 @@ def _found(runs: list[Tempered], radii: np.ndarray) -> dict[str, Any]:
     ]
     notes += [
         f"at radius {radius:.3g} the bracket is {100 * (b - a) / abs(f):.2g} % of |F~| wide, more than tol: it takes "
-        f"a budget of about {run.wanted}"
+        f"a budget of about {run.wanted}, as far as {len(run.climbs)} populations tell"
         for radius, run, a, b, f in zip(radii, runs, lower, upper, value, strict=True)
         if run.wanted
     ]
