@@ -253,5 +253,6 @@ def _one() -> tuple[Figure, Any]:
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=180)
+    # tight, since labels of axes with equal units may reach beyond the page that the layout reckons with
+    figure.savefig(buffer, format="png", dpi=180, bbox_inches="tight")
     return buffer.getvalue()

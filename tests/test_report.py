@@ -65,6 +65,13 @@ def test_every_figure_is_a_png(folder):
     assert plt.get_fignums() == []  # drawn off screen
 
 
+def test_no_label_is_cut_off_at_the_edge(folder):
+    for path in (folder / "figures").iterdir():
+        pixels = plt.imread(path)[:, :, :3]
+        for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+            assert (edge > 0.95).all(), path.name  # white
+
+
 def test_every_number_is_in_strict_json(folder):
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")

@@ -22,7 +22,7 @@ __all__ = ["by_vmap", "values_and_gradients"]
 Many = Callable[[Tensor], tuple[np.ndarray, Tensor]]
 
 # Where these have all the parameters, a call costs more than the work in it, and many thetas in one call save time.
-# With convolutions they take two to three times as long: ``benchmarks/local_entropy.py`` measures both.
+# With convolutions it takes longer: ``benchmarks/local_entropy.py`` measures both.
 _LAYERS = (nn.Linear, nn.LayerNorm, nn.BatchNorm1d)
 
 
