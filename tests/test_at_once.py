@@ -69,7 +69,8 @@ def test_perceptrons_are_evaluated_at_all_rows_at_once(
     evaluations.clear()
     values, gradients = every(x)
     assert not evaluations
-    np.testing.assert_allclose(values, expected[0], rtol=1e-12)  # float64, another order of operations
+    # float64 in another order of operations; gradients are sums that cancel
+    np.testing.assert_allclose(values, expected[0], rtol=1e-12)
     torch.testing.assert_close(gradients, expected[1], rtol=1e-10, atol=1e-12)
     assert not gradients.requires_grad
 
@@ -80,7 +81,7 @@ def test_rows_that_the_caches_do_not_hold_together_are_divided(monkeypatch: pyte
     whole = values_and_gradients(f)[0](x)
     monkeypatch.setattr(at_once, "cached_bytes", lambda device: 1.0)
     values, gradients = values_and_gradients(f)[0](x)
-    np.testing.assert_allclose(values, whole[0], rtol=1e-12)
+    np.testing.assert_allclose(values, whole[0], rtol=1e-12)  # rounding, as above
     torch.testing.assert_close(gradients, whole[1], rtol=1e-10, atol=1e-12)
 
 

@@ -61,7 +61,10 @@ def test_the_guide_to_local_entropy_runs_as_printed(tmp_path, monkeypatch, capsy
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # Lightning's own
+@pytest.mark.filterwarnings("ignore:.*tensorboardX:UserWarning")  # Lightning's loggers, workers and log intervals
+@pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*smaller than the logging interval:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 def test_the_guide_to_training_runs_as_printed(tmp_path, monkeypatch, capsys):
     pytest.importorskip("lightning")
     monkeypatch.chdir(tmp_path)

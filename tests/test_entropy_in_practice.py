@@ -241,7 +241,10 @@ def test_two_ranks_stay_bit_identical_and_follow_one_process_on_the_joined_batch
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # Lightning's own
+@pytest.mark.filterwarnings("ignore:.*tensorboardX:UserWarning")  # Lightning's loggers, workers and log intervals
+@pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*smaller than the logging interval:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 def test_lightning_recipe(tmp_path):
     lightning = pytest.importorskip("lightning")
 
