@@ -12,6 +12,7 @@ from torch import Tensor
 from landscape.objective import ModelObjective
 from landscape.operators import Dense, GaussNewton, Hessian, LinearOperator, Residual, finite_norm
 from landscape.randomness import generator_or_new, normal
+from landscape.sums import dot
 
 __all__ = ["as_operator", "as_symmetric", "check_symmetric", "to_scipy"]
 
@@ -200,10 +201,8 @@ def check_symmetric(operator: Any, generator: torch.Generator | None = None, *, 
         raise ValueError(f"tol={tol}: give a positive relative asymmetry, such as 1e-4, or None")
     generator = generator_or_new(generator)
     u, v = (normal(operator.size, generator, operator.dtype, operator.device) for _ in range(2))
-    # float64, so that only the products themselves are rounded
-    av, au = (operator.matvec(w).detach().cpu().double() for w in (v, u))
-    one, other = float(u.to(av) @ av), float(v.to(au) @ au)
-    scale = sum(finite_norm(product, "the product of operator with a random vector") for product in (av, au))
+    (one, av), (other, au) = (_form(operator, *pair) for pair in ((u, v), (v, u)))
+    scale = av + au
     if abs(one - other) > tol * scale:
         raise ValueError(
             f"operator is not symmetric: for two random vectors u'Av = {one:.9g} but v'Au = {other:.9g}, apart by more "
@@ -211,6 +210,12 @@ def check_symmetric(operator: Any, generator: torch.Generator | None = None, *, 
             "what it is of, if each call draws other data or dropout; or give as_operator(operator, tol=1e-3) in its "
             "place, if its products are known to no more than that, as those of TF32 or of finite differences are"
         )
+
+
+def _form(operator: LinearOperator, u: Tensor, v: Tensor) -> tuple[float, float]:
+    """u'Av and ||Av||, added in float64, so that only the product itself is rounded."""
+    av = operator.matvec(v).detach().to(u.device)
+    return dot(u, av), finite_norm(av, "the product of operator with a random vector")
 
 
 def _check_square(operator: Any) -> None:

@@ -27,6 +27,7 @@ from landscape.operators import LinearOperator, check_same
 from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new, unit
 from landscape.results import Cost, Eigenpairs
+from landscape.sums import norm
 
 __all__ = ["eigenpairs"]
 
@@ -70,8 +71,9 @@ def eigenpairs(
             about log n + 5 further products. Without it a multiple eigenvalue may be found once only.
         max_products: products at most. Pairs that are not done by then come with ``converged`` False.
             Default: 300, or 3 k where that is more.
-        max_basis: vectors of shape (n,) to hold at most, at least k + 2. Default: what fits in 1 GiB, and at least
-            2 k + 20. With fewer, the run restarts, and takes more products. Each new start for copies holds one more.
+        max_basis: vectors of shape (n,) in the basis at most, at least k + 2. Default: what fits in 1 GiB, and at least
+            2 k + 20. With fewer, the run restarts, and takes more products. Some five more are held beside it, one for
+            each new start for copies, and in the end the k of the result.
         start: vectors (n,) or (n, j) near the ones wanted, such as the ``vectors`` found at an earlier checkpoint.
             Default: random.
         resume: a file that keeps the run's state between looks, every few products. Where it exists, the run goes on
@@ -126,11 +128,12 @@ def eigenpairs(
         Path(resume).unlink(missing_ok=True)
     values, s, residuals, converged, _ = search.wanted()
     vectors = search.run.combine(s)
-    vectors = vectors / vectors.norm(dim=0)
-    peaks = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
+    for y in vectors.T:  # one by one, so that no second set of them is made
+        y /= norm(y)
+        y *= y[y.abs().argmax()].sign()
     return Eigenpairs(
         values=values.numpy(),
-        vectors=(vectors * peaks.sign()).cpu(),
+        vectors=vectors.cpu(),
         residuals=residuals.numpy(),
         converged=converged.numpy(),
         which=which,
@@ -262,7 +265,7 @@ def _start(start: Tensor | None, operator: LinearOperator, generator: torch.Gene
         raise ValueError(f"start has shape {tuple(start.shape)}: give vectors of shape (n, j) with n={operator.size}")
     known = start.to(random).reshape(operator.size, -1).sum(1)
     # some of a random vector, so that what the known ones lack is found too
-    return known / known.norm() + 0.1 * random
+    return known / norm(known) + 0.1 * random
 
 
 def _both(ritz: Tensor, k: int) -> Tensor:

@@ -5,7 +5,7 @@ With the rows of Q (m, n) as basis vectors, one product with H adds a row:
     H q_j = beta_{j-1} q_{j-1} + alpha_j q_j + beta_j q_{j+1}.
 
 Orthogonality is kept by orthogonalising each new vector twice against all of Q, by two matrix-vector products each
-time ("twice is enough", Giraud, Langou, Rozloznik & van den Eshof 2005).
+time ("twice is enough", Giraud, Langou, Rozloznik & van den Eshof 2005). Sums over n are those of ``landscape.sums``.
 
 To bound memory, :meth:`Lanczos.compress` replaces Q by some of its Ritz vectors and goes on (thick restart, Wu & Simon
 2000): T is then their values on the diagonal, bordered by their couplings to the next vector. :meth:`Lanczos.lock`
@@ -23,6 +23,7 @@ converged eigenvalues appear as "ghosts"; the quadrature rule stays accurate (Gr
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from torch import Tensor
 
 from landscape.operators import LinearOperator, finite_norm
 from landscape.randomness import unit
+from landscape.sums import against, dot, norm
 
 __all__ = ["Lanczos", "Recurrence"]
 
@@ -150,7 +152,8 @@ class Lanczos:
             return beyond[0].abs()
         rows = torch.cat([self._dropped, self._next[None]])
         parts = torch.cat([self._shares @ vectors, beyond])
-        squares = (parts * ((rows @ rows.T).cpu().double() @ parts)).sum(dim=0)
+        gram = torch.stack([against(rows, row) for row in rows]).cpu()
+        squares = (parts * (gram @ parts)).sum(dim=0)
         return squares.clamp(min=0).sqrt()
 
     def combine(self, vectors: Tensor) -> Tensor:
@@ -169,7 +172,8 @@ class Lanczos:
         run = cls(operator, state["_next"], room=max(room, state["steps"]))
         for name in cls._STATE:
             setattr(run, name, state[name])
-        run._next, run._dropped = run._next.to(run._rows), run._dropped.to(run._rows)
+        # a copy, since a step changes it
+        run._next, run._dropped = run._next.to(run._rows), run._dropped.to(run._rows, copy=True)
         run.basis.copy_(state["basis"])
         run.projection.copy_(state["projection"])
         return run
@@ -178,31 +182,31 @@ class Lanczos:
 
     def _step(self) -> None:
         q, j = self._next, self.steps
-        along = self._dropped @ q
-        self._dropped = self._dropped - along[:, None] * q
+        along = against(self._dropped, q).cpu()
+        for dropped, share in zip(self._dropped, along.tolist(), strict=True):
+            dropped -= share * q
         self._rows[j] = q
-        self._t[:j, j] = self._t[j, :j] = self._coupling + along.cpu().double() @ self._shares
+        self._t[:j, j] = self._t[j, :j] = self._coupling + along @ self._shares
         # the new vector's own residual is all in the next one
         self._shares = torch.nn.functional.pad(self._shares, (0, 1))
         w = self.operator.matvec(q)
         self.products += 1
-        norm = finite_norm(w, f"product {self.products}")
-        self._t[j, j] = float(q @ w)
+        self._norm = max(self._norm, finite_norm(w, f"product {self.products}"))
+        self._t[j, j] = dot(q, w)
         self.steps += 1
         w = self._orthogonalise(w)
-        beta = float(w.norm())
-        self._norm = max(self._norm, norm)
+        beta = norm(w)
         self.invariant = beta <= _rounding(self.operator, self._norm, self.steps) or self.steps == self.operator.size
         self.beta = 0.0 if self.invariant else beta
         self._coupling = torch.zeros(self.steps, dtype=torch.float64)
         self._coupling[-1] = self.beta
         if not self.invariant:
-            self._next = w / beta
+            self._next = w.div_(beta)
 
     def _orthogonalise(self, w: Tensor) -> Tensor:
-        for _ in range(2):
-            w = w - self.basis.T @ (self.basis @ w)
-        return w
+        q = self.basis
+        w = w - q.T @ against(q, w).to(w)
+        return w.sub_(q.T @ against(q, w).to(w))
 
     def _reserve(self, rows: int) -> None:
         rows = min(rows, self.operator.size)
@@ -250,11 +254,12 @@ class Recurrence:
                 return
             q = self._next
             w = self.operator.matvec(q)
-            norm = finite_norm(w, f"product {self.steps + 1}")
-            self._norm = max(self._norm, norm)
-            self._alphas.append(float(q @ w))
-            w = w.sub(self._before, alpha=self._betas[-1] if self._betas else 0.0).sub_(q, alpha=self._alphas[-1])
-            beta = float(w.norm())
+            self._norm = max(self._norm, finite_norm(w, f"product {self.steps + 1}"))
+            self._alphas.append(dot(q, w))
+            # the product may be the operator's own, so in the place of the vector before
+            w = torch.sub(w, self._before, alpha=self._betas[-1] if self._betas else 0.0, out=self._before)
+            w.sub_(q, alpha=self._alphas[-1])
+            beta = norm(w)
             self.invariant = beta <= _rounding(self.operator, self._norm, self.steps)
             self._betas.append(0.0 if self.invariant else beta)
             if not self.invariant:
@@ -275,19 +280,19 @@ class Recurrence:
     def resume(cls, operator: LinearOperator, state: dict[str, Any]) -> Recurrence:
         """A run that goes on where ``state`` was taken, with the same numbers to the last bit."""
         run = cls(operator, state["_next"])
-        for name in cls._STATE:
-            value = state[name]
-            setattr(run, name, value.to(operator.device) if isinstance(value, Tensor) else value)
+        for name, value in ((name, state[name]) for name in cls._STATE):
+            # a copy, since a step writes over what it needs no more
+            setattr(run, name, value.to(operator.device, copy=True) if isinstance(value, Tensor) else copy(value))
         return run
 
     _STATE = ("invariant", "_alphas", "_betas", "_norm", "_next", "_before")
 
 
 def _unit(vector: Tensor) -> Tensor:
-    norm = vector.norm()
-    if not 0 < float(norm) < float("inf"):
-        raise ValueError(f"start has norm {float(norm)}: give a finite vector that is not zero")
-    return vector / norm
+    length = norm(vector)
+    if not 0 < length < float("inf"):
+        raise ValueError(f"start has norm {length}: give a finite vector that is not zero")
+    return vector / length
 
 
 def _rounding(operator: LinearOperator, norm: float, steps: int) -> float:

@@ -19,6 +19,7 @@ import numpy as np
 
 from landscape.objective import ModelObjective
 from landscape.results import Eigenpairs, LocalEntropy, Measures, SpectralDensity, paired_errors, standard_error
+from landscape.sums import norm
 
 __all__ = ["measure"]
 
@@ -130,6 +131,6 @@ def _of_the_weights(
         for key in metrics[0]:
             yield f"{split} {key}", [m[key] for m in metrics]
     moved = [f.theta - trains[0].theta for f in trains]
-    yield "gradient norm", [float(f.gradient(f.theta).norm()) for f in trains]
-    yield "weight norm", [float(f.theta.norm()) for f in trains]
-    yield "distance from the first", [float(d.norm()) for d in moved]
+    yield "gradient norm", [norm(f.gradient(f.theta)) for f in trains]
+    yield "weight norm", [norm(f.theta) for f in trains]
+    yield "distance from the first", [norm(d) for d in moved]

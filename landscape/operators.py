@@ -10,6 +10,7 @@ from torch import Tensor
 
 from landscape.objective import Objective
 from landscape.parameters import check_vector
+from landscape.sums import dot, norm
 
 __all__ = ["Dense", "GaussNewton", "Hessian", "LinearOperator", "Residual", "check_same", "finite_norm"]
 
@@ -141,13 +142,13 @@ def finite_norm(product: Tensor, which: str) -> float:
     Raises:
         FloatingPointError: it is not finite; the message begins with ``which`` product it is.
     """
-    norm = float(product.norm())
-    if not norm < float("inf"):
+    length = norm(product)
+    if not length < float("inf"):
         raise FloatingPointError(
             f"{which} is not finite: a matrix needs finite entries; where the operator is made of derivatives, the "
             "loss or its derivatives overflow at theta, so check f(theta) and its gradient there first"
         )
-    return norm
+    return length
 
 
 def check_same(operator: LinearOperator, q: Tensor, known: float, source: str) -> None:
@@ -157,9 +158,9 @@ def check_same(operator: LinearOperator, q: Tensor, known: float, source: str) -
         ValueError: they differ by more than rounding; ``source`` is what holds the run of the other.
     """
     product = operator.matvec(q)
-    found = float(q @ product) / float(q @ q)
+    found = dot(q, product) / dot(q, q)
     # threads and devices sum in other orders, which costs some eps of the terms; other weights change far more
-    rounding = 1e3 * torch.finfo(operator.dtype).eps * float(product.norm() / q.norm())
+    rounding = 1e3 * torch.finfo(operator.dtype).eps * norm(product) / norm(q)
     if not abs(found - known) <= rounding:
         raise ValueError(
             f"{source} holds a run of another operator: of one vector, q'Hq is {known:.9g} there and {found:.9g} here. "

@@ -6,6 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from landscape.sums import norm
+
 __all__ = ["generator_or_new", "normal", "unit"]
 
 
@@ -34,4 +36,4 @@ def normal(size: int, generator: torch.Generator, dtype: torch.dtype, device: to
 def unit(size: int, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Uniform on the sphere in ``size`` dimensions."""
     v = normal(size, generator, dtype, device)
-    return v / v.norm()
+    return v / norm(v)

@@ -23,6 +23,7 @@ from landscape.operators import LinearOperator, check_same
 from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new, unit
 from landscape.results import Cost, Eigenpairs, SpectralDensity
+from landscape.sums import against
 
 __all__ = ["quadrature", "spectral_density"]
 
@@ -48,8 +49,9 @@ def spectral_density(
         probes: independent random starting vectors; their spread gives the standard errors.
         deflate: eigenpairs to count exactly where they are converged; probes then are orthogonal to
             them. A few outliers carry most of the spread over probes, so this makes errors far smaller.
-        low_memory: hold three vectors of shape (n,) in place of ``steps``. Nodes then repeat (ghosts), and the rule is
-            as good.
+        low_memory: hold three vectors of shape (n,) in place of ``steps``, the product among them. Nodes then repeat
+            (ghosts), and the rule is as good. On top, either way: those that are deflated, and two or three while a
+            probe is drawn or a product made.
         runs: a folder that keeps each probe's run, with its basis. A call with the same operator, deflation and
             generator goes on from there: after a kill, or with more steps or more probes. That the operator is the
             same takes a product for each of these probes, which the result does not count.
@@ -75,10 +77,10 @@ def spectral_density(
             raise ValueError(f"{name}={number}: give at least 1")
     generator = generator_or_new(generator)
     if deflate is None:
-        known, vectors = np.zeros(0), torch.zeros(operator.size, 0)
+        known, vectors = np.zeros(0), torch.zeros(0, operator.size)
     else:
         known = deflate.values[deflate.converged]
-        vectors = deflate.vectors[:, torch.from_numpy(deflate.converged)]
+        vectors = deflate.vectors.T[torch.from_numpy(deflate.converged)]
     if len(known) == operator.size:
         raise ValueError("deflate holds every eigenpair: nothing is left to estimate")
     rest = _Deflated(operator, vectors.to(operator.device, operator.dtype))
@@ -149,7 +151,7 @@ def _rule(
 
 
 class _Deflated:
-    """P H P with P the projector onto what is orthogonal to the columns of ``vectors`` (n, k)."""
+    """P H P with P the projector onto what is orthogonal to the rows of ``vectors`` (k, n)."""
 
     def __init__(self, operator: LinearOperator, vectors: Tensor) -> None:
         self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
@@ -157,9 +159,9 @@ class _Deflated:
         self._vectors = vectors
 
     def project(self, v: Tensor) -> Tensor:
-        if self._vectors.shape[1] == 0:
+        if len(self._vectors) == 0:
             return v
-        return v - self._vectors @ (self._vectors.T @ v)
+        return v - self._vectors.T @ against(self._vectors, v).to(v)
 
     def matvec(self, v: Tensor) -> Tensor:
         return self.project(self._operator.matvec(v))

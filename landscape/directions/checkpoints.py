@@ -15,11 +15,11 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.linalg import vector_norm
 
 from landscape.directions.fingerprints import fingerprints
 from landscape.parameters import check_vector
 from landscape.results import Frame
+from landscape.sums import norm
 
 __all__ = ["between", "plane_through", "project_onto_plane", "trajectory_plane"]
 
@@ -159,9 +159,9 @@ def project_onto_plane(
     _check_points(points, origin)
     for name, direction in (("direction_a", direction_a), ("direction_b", direction_b)):
         check_vector(name, direction, len(origin))
-        norm = float(vector_norm(direction, dtype=torch.float64))
-        if not 0 < norm < float("inf"):
-            raise ValueError(f"{name} has norm {norm}: give a finite direction that is not zero")
+        length = norm(direction)
+        if not 0 < length < float("inf"):
+            raise ValueError(f"{name} has norm {length}: give a finite direction that is not zero")
     directions = torch.stack([_double(direction_a), _double(direction_b)])
     basis, triangle = _orthonormal(*directions)
     if not float(triangle[1, 1]) > _PARALLEL * float(directions[1].norm()):
@@ -222,4 +222,4 @@ def _rounding(points: Sequence[Tensor]) -> float:
     Each weight is rounded by eps/2 of itself, and so is each of the few operations that made it.
     """
     eps = max(torch.finfo(point.dtype).eps for point in points)
-    return 4 * eps * max(float(vector_norm(point, dtype=torch.float64)) for point in points)
+    return 4 * eps * max(norm(point) for point in points)

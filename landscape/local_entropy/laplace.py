@@ -14,6 +14,7 @@ from landscape.operators import Hessian
 from landscape.progress import Progress
 from landscape.results import Eigenpairs, SpectralDensity, standard_error
 from landscape.spectrum import quadrature, spectral_density
+from landscape.sums import dot
 
 __all__ = ["laplace"]
 
@@ -63,7 +64,7 @@ def laplace(
             progress=progress,
         )
         products = density.cost.products
-    square = float(gradient.double().square().sum())
+    square = dot(gradient, gradient)
     lowest = density.atoms()[0][0]
     nodes, weights = np.ones(1), np.zeros(1)
     if square > 0:

@@ -31,6 +31,7 @@ from landscape.randomness import generator_or_new, normal
 from landscape.results import Cost, Sharpness
 from landscape.sharpness.record import check, exact, rescaled_alike, sampled
 from landscape.spectrum import spectral_density
+from landscape.sums import dot, norm
 
 __all__ = ["fisher_rao", "gradient_norm", "hessian_trace", "largest_eigenvalue", "per_weight_of", "relative_flatness"]
 
@@ -45,7 +46,7 @@ def gradient_norm(objective: Objective, theta: Tensor) -> Sharpness:
     began = time.perf_counter()
     theta = check(objective, theta)
     return Sharpness(
-        **exact(float(objective.gradient(theta).norm())),
+        **exact(norm(objective.gradient(theta))),
         name="gradient norm",
         unit="loss / weight",
         flatter="",
@@ -165,7 +166,7 @@ def fisher_rao(objective: Objective, theta: Tensor) -> Sharpness:
             "known: give a ModelObjective"
         )
     return Sharpness(
-        **exact(float(theta @ gnvp(theta, theta))),
+        **exact(dot(theta, gnvp(theta, theta))),
         name="Fisher-Rao norm squared",
         unit="loss",
         flatter="lower",
@@ -217,7 +218,7 @@ def relative_flatness(
     def form(r: Tensor) -> float:
         v = torch.zeros_like(theta)
         objective.space.views(v)[layer].copy_(w @ r)
-        return float(v @ objective.hvp(theta, v))
+        return dot(v, objective.hvp(theta, v))
 
     whole = m * m <= products
     if whole:

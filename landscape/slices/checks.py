@@ -14,6 +14,7 @@ from torch.linalg import vector_norm
 from landscape.directions.random import parts
 from landscape.objective import ModelObjective, Objective
 from landscape.parameters import check_vector
+from landscape.sums import norm
 
 __all__ = ["checked_coordinates", "checked_direction", "in_common", "named"]
 
@@ -69,15 +70,15 @@ def checked_direction(
     Raises:
         ValueError: a norm of zero, an unknown unit, or one that the direction does not have.
     """
-    norm = float(direction.double().norm())
-    if not 0 < norm < float("inf"):
-        raise ValueError(f"{name} has norm {norm}: give a finite direction that is not zero")
+    length = norm(direction)
+    if not 0 < length < float("inf"):
+        raise ValueError(f"{name} has norm {length}: give a finite direction that is not zero")
     if unit not in ("direction", "norm", "filter", "layer"):
         raise ValueError(f"unit={unit!r}: give 'direction', 'norm', 'filter' or 'layer'")
     if unit in ("filter", "layer"):
         for f in objectives.values():
             _check_relative(name, direction, theta, unit, f)
-    return norm
+    return length
 
 
 def _check_relative(name: str, direction: Tensor, theta: Tensor, unit: str, objective: Objective) -> None:

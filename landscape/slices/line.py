@@ -25,6 +25,7 @@ from landscape.results import Line, LineBand
 from landscape.slices.checks import checked_coordinates, checked_direction, in_common, named
 from landscape.slices.policies import gathers_anew
 from landscape.slices.walk import Index, Walk, as_given, measure
+from landscape.sums import norm
 
 __all__ = ["line", "line_band"]
 
@@ -77,13 +78,13 @@ def line(
     start = time.perf_counter()
     objectives, a = named(objective), checked_coordinates("coordinates", coordinates)
     theta, d = in_common(objectives, theta=theta, direction=direction)
-    norm = checked_direction("direction", d, theta, unit, objectives)
+    length = checked_direction("direction", d, theta, unit, objectives)
     if derivatives and (moving := [name for name, f in objectives.items() if gathers_anew(f)]):
         raise ValueError(
             f"derivatives=True with batch_norm='recalibrated' (objectives {moving}), whose derivatives hold the "
             "statistics fixed: give derivatives=False, or objectives with batch_norm='frozen' or 'batch'"
         )
-    scale = 1 / norm if unit == "norm" else 1.0
+    scale = 1 / length if unit == "norm" else 1.0
     there = torch.empty_like(theta)
 
     def measure_at(index: Index) -> list[Examples]:
@@ -110,7 +111,7 @@ def line(
             slope=slope,
             curvature=curvature,
             eps=torch.finfo(objectives[name].dtype).eps,
-            direction_norm=norm,
+            direction_norm=length,
             unit=unit,
             cost=cost,
         )
@@ -166,7 +167,7 @@ def line_band(
         own = torch.Generator().manual_seed(int(seeds[k]))
         return random_direction(first, theta, normalization=normalization, generator=own).to(theta)
 
-    norms = np.array([float(direction(k).double().norm()) for k in range(directions)])
+    norms = np.array([norm(direction(k)) for k in range(directions)])
     there, held, d = torch.empty_like(theta), -1, theta
 
     def measure_at(index: Index) -> list[Examples]:

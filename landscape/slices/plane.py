@@ -20,6 +20,7 @@ from landscape.results import Plane
 from landscape.slices.adaptive import refine
 from landscape.slices.checks import checked_coordinates, checked_direction, in_common, named
 from landscape.slices.walk import Index, Walk, as_given, measure
+from landscape.sums import dot
 
 __all__ = ["plane"]
 
@@ -88,7 +89,7 @@ def plane(
         checked_direction("direction_a", d1, theta, unit, objectives),
         checked_direction("direction_b", d2, theta, unit, objectives),
     ]
-    cosine = float(d1.double() @ d2.double()) / (norms[0] * norms[1])
+    cosine = dot(d1, d2) / (norms[0] * norms[1])
     if abs(cosine) > _PARALLEL:
         raise ValueError(f"direction_a and direction_b are parallel (cosine {cosine:.7f}): give two that span a plane")
     if tol is not None and not 0 < tol < 1:
