@@ -1,0 +1,7 @@
+"""Checkpoints: the named tensors of networks, read from what trainers save and fitted to a network's names."""
+
+from landscape.checkpoints.checkpoint import Checkpoint
+from landscape.checkpoints.names import unwrapped
+from landscape.checkpoints.reading import load_checkpoint, load_checkpoints
+
+__all__ = ["Checkpoint", "load_checkpoint", "load_checkpoints", "unwrapped"]

@@ -1,0 +1,99 @@
+"""A checkpoint: the named tensors of a network, what they are called and what is known of them."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from torch import Tensor, nn
+
+from landscape.checkpoints.fitting import fit, tied_names
+from landscape.checkpoints.values import bytes_of
+
+__all__ = ["Checkpoint"]
+
+_NONE: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Parameters and buffers by name, as in ``model.state_dict()``.
+
+    Attributes:
+        name: what tables and legends call it.
+        tensors: by the names of the file. ``*._extra_state`` may be of any type.
+        metadata: what is known of it.
+        notes: what was done when it was read, in sentences.
+    """
+
+    name: str
+    tensors: Mapping[str, Any]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, model: nn.Module, name: str = "model") -> Checkpoint:
+        """A copy of the network's present state."""
+        return cls(name, {k: _copied(v) for k, v in model.state_dict().items()})
+
+    def digest(self) -> str:
+        """SHA-256 over names and bytes: two checkpoints with the same digest hold the same tensors.
+
+        What is no tensor, as an ``_extra_state`` may be, is left out: it has no bytes that are the same in every run.
+        """
+        sha = hashlib.sha256()
+        for name in sorted(self.tensors):
+            if isinstance(self.tensors[name], Tensor):
+                sha.update(name.encode())
+                sha.update(bytes_of(self.tensors[name]).numpy().tobytes())
+        return sha.hexdigest()
+
+    def fitted(
+        self, expected: Mapping[str, Any], *, aliases: Mapping[str, str] = _NONE, of: str = "the network"
+    ) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """One tensor for each name of a network, however wrappers and trainers have renamed them.
+
+        Wrappers' parts of names (``module.``, ``_orig_mod.``) may be in either, anywhere. One prefix may be in the
+        checkpoint alone (``net.0.weight`` for ``0.weight``), and then what is outside it is ignored; or one in the
+        network alone (``h.0.weight`` for ``transformer.h.0.weight``), and then names without it are found as they are.
+
+        Args:
+            expected: the network's tensors by its own names, as in ``model.state_dict()``. Their values do not count.
+            aliases: for a tied tensor's name another of its names, so that it may be saved under any of them. Names
+                that are not expected may be among them.
+            of: what errors call the network.
+
+        Returns:
+            The tensors by the names of ``expected``, in the dtypes that they are saved in and not copied; and what was
+            done to find them, in sentences: prefixes, entries ignored, tied weights, what the network's dtypes will do.
+
+        Raises:
+            ValueError: names or shapes do not fit, or other values fit under several prefixes; the network's dtype
+                loses more than digits; names of one tied tensor have different values.
+
+        Example:
+            >>> import torch
+            >>> saved = Checkpoint("last", {"net.weight": torch.ones(1, 2), "loss.scale": torch.ones(1)})
+            >>> saved.fitted({"weight": torch.zeros(1, 2)})[0]
+            {'weight': tensor([[1., 1.]])}
+        """
+        return fit(self.tensors, expected, aliases, f"checkpoint {self.name!r}", of)
+
+    def load_into(self, model: nn.Module) -> tuple[str, ...]:
+        """Copy all tensors into ``model``, whose dtypes stay, and tell what was done: see ``fitted``.
+
+        Raises:
+            ValueError: names, shapes or dtypes do not fit; the model is then unchanged.
+        """
+        state = model.state_dict()
+        values, notes = self.fitted(state, aliases=tied_names(state), of=type(model).__name__)
+        model.load_state_dict(values)
+        return notes
+
+
+def _copied(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
