@@ -147,7 +147,7 @@ def layouts(name: str, model: nn.Module, data: tuple[Tensor, Tensor]) -> None:
     for kind in kinds:
         f = ModelObjective(model, nn.CrossEntropyLoss(), data, batch_size=BATCH)
         if kind in ("channels last alone", "neither"):
-            f._folds.clear()
+            f._evaluation.folds.clear()
         if kind in ("folding alone", "neither"):
             f._batches[:] = [
                 ((x.clone(memory_format=torch.contiguous_format), y), count) for (x, y), count in f._batches

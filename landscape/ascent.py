@@ -17,6 +17,8 @@ import numpy as np
 from torch import Tensor
 
 from landscape.objective import Objective
+from landscape.objective.contract import number
+from landscape.sums import dot, norm
 
 __all__ = ["Ascent", "Ball", "ascend"]
 
@@ -35,14 +37,14 @@ class Ball:
         """The point of the ball furthest along ``direction`` (n,), without what moves no weight; 0 for 0."""
         direction = direction * (self.scale > 0)
         if self.norm == 2:
-            length = direction.norm()
-            return direction * (self.rho / length) if float(length) > 0 else direction
+            length = norm(direction)
+            return direction * (self.rho / length) if length > 0 else direction
         return self.rho * direction.sign()
 
     def project(self, u: Tensor) -> Tensor:
         """The nearest point of the ball."""
         if self.norm == 2:
-            return u * min(1.0, self.rho / max(float(u.norm()), self.rho))
+            return u * min(1.0, self.rho / max(norm(u), self.rho))
         return u.clamp(-self.rho, self.rho)
 
 
@@ -58,13 +60,15 @@ class Ascent:
 
 def ascend(objective: Objective, theta: Tensor, ball: Ball, u: Tensor, steps: int) -> Ascent:
     """Go up from ``u`` (n,), with ``steps`` evaluations of f and its gradient, that at ``u`` among them."""
-    f, gradient = objective.value_and_gradient(theta + ball.scale * u)
+    value, gradient = objective.value_and_gradient(theta + ball.scale * u)
+    f = number(value)
     start, step, not_finite = f, 1.0, 0
     for _ in range(steps - 1):
         there = ball.project(u + step * ball.furthest(ball.scale * gradient))
-        higher, slope = objective.value_and_gradient(theta + ball.scale * there)
+        value, slope = objective.value_and_gradient(theta + ball.scale * there)
+        higher = number(value)
         not_finite += not np.isfinite(higher)
-        step = min(_LONGEST, step * _vertex(float((ball.scale * gradient) @ (there - u)), higher - f))
+        step = min(_LONGEST, step * _vertex(dot(ball.scale * gradient, there - u), higher - f))
         if f < higher < float("inf"):
             u, f, gradient = there, higher, slope
     return Ascent(start, f, u, not_finite)

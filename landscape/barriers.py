@@ -32,12 +32,14 @@ from landscape.checkpoints import Checkpoint
 from landscape.matching import match_weights
 from landscape.objective import ModelObjective, Objective
 from landscape.objective.examples import Examples
+from landscape.objective.tensors import fixed_tensors
 from landscape.parameters import check_vector
 from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new
 from landscape.results import Barrier, BarrierMatrix, Cost
-from landscape.slices.policies import batch_norm_of, fixed_tensors, to_walk_between
+from landscape.slices.policies import batch_norm_of, to_walk_between
 from landscape.slices.walk import measure
+from landscape.sums import norm
 
 __all__ = ["barrier", "barrier_matrix"]
 
@@ -116,7 +118,7 @@ def barrier(
         names=_names([checkpoint_a, checkpoint_b]),
         metric=metric,
         baseline=baseline,
-        distance=float((b - a).double().norm()),
+        distance=norm(b - a),
         batch_norm=batch_norm_of(f),
         not_finite=int((~np.isfinite(values)).sum()),
         cost=Cost(values=points, seconds=time.perf_counter() - start),
@@ -227,7 +229,7 @@ def _point(name: str, theta: Tensor, objective: Objective) -> Tensor:
 
 def _check_rest(first: ModelObjective, second: ModelObjective) -> None:
     """Refuse ends that differ in tensors that are neither on the line nor gathered again."""
-    one, other = (fixed_tensors(end, statistics=False) for end in (first, second))
+    one, other = (fixed_tensors(end, with_statistics=False) for end in (first, second))
     differing = [name for name in one if not torch.equal(one[name], other[name])]
     if differing:
         raise ValueError(

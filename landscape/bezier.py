@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from landscape.objective import Objective
+from landscape.objective.contract import number
 from landscape.parameters import check_vector
 from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new, unit
@@ -35,6 +36,7 @@ from landscape.results import BezierPath, Cost
 from landscape.results.bezier import bezier_length, bezier_point
 from landscape.slices.policies import batch_norm_of, to_walk_between
 from landscape.slices.walk import measure
+from landscape.sums import norm
 
 __all__ = ["bezier_path"]
 
@@ -99,7 +101,7 @@ def bezier_path(
     batches = [objective] if batches is None else [to_walk_between(batch) for batch in batches]
     _check(objective, theta_a, theta_b, steps, points, batches)
     a, b = (theta.detach().to(objective.device, objective.dtype) for theta in (theta_a, theta_b))
-    distance = float((b - a).norm())
+    distance = norm(b - a)
     rate = _RATE * distance / objective.size**0.5 if learning_rate is None else learning_rate
     if not 0 < rate < float("inf"):
         raise ValueError(f"learning_rate={rate}: give a positive number, in units of a weight")
@@ -141,7 +143,7 @@ def bezier_path(
 def _value_and_gradient(f: Objective, a: Tensor, c: Tensor, b: Tensor, t: float) -> tuple[float, Tensor]:
     """f(phi_t) and its gradient with respect to c."""
     value, gradient = f.value_and_gradient(bezier_point(a, c, b, t))
-    return value, 2 * t * (1 - t) * gradient
+    return number(value), 2 * t * (1 - t) * gradient
 
 
 def _check(

@@ -20,7 +20,6 @@ same products make its eigenvalues and its trace, which stand for it.
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 import warnings
@@ -38,6 +37,7 @@ from landscape.eigenvalues import eigenpairs
 from landscape.objective import ModelObjective
 from landscape.objective.kernels import differentiable_twice
 from landscape.objective.loss import is_criterion
+from landscape.objective.tensors import network_at_theta
 from landscape.operators import Hessian
 from landscape.randomness import generator_or_new
 from landscape.results import standard_error
@@ -152,9 +152,9 @@ def cross_check(
     our_trace, our_error = density.trace()
 
     seed = int(torch.randint(2**62, (1,), generator=generator))
-    with _global_state_kept(objective.device, seed), differentiable_twice(objective._model):  # ours
+    with _global_state_kept(objective.device, seed), network_at_theta(objective) as network, differentiable_twice():
         start = time.perf_counter()
-        theirs = _theirs(objective, inputs, targets)
+        theirs = _theirs(objective, network, inputs, targets)
         values, _ = theirs.eigenvalues(maxIter=_THEIR_ITERATIONS, tol=_THEIR_TOL, top_n=k)
         between = time.perf_counter()
         # never stop early: |change| / trace is below -inf for no trace, and below any other tol for a negative one
@@ -194,7 +194,7 @@ def _one_batch(objective: ModelObjective) -> tuple[Tensor, Tensor]:
         )
     if objective.device.type not in ("cpu", "cuda"):
         raise ValueError(f"objective is on {objective.device}: move it to the CPU or CUDA, all that PyHessian knows")
-    loss, batches = objective._loss, [batch for batch, _ in objective._batches]  # ours
+    loss, batches = objective._evaluation.loss, [batch for batch, _ in objective._batches]  # ours
     if loss is None or not is_criterion(loss):
         raise ValueError(
             f"objective has loss={loss!r}: give one of torch.nn or torch.nn.functional, since PyHessian calls it as "
@@ -213,26 +213,22 @@ def _one_batch(objective: ModelObjective) -> tuple[Tensor, Tensor]:
 
 
 class _Network(nn.Module):
-    """A copy of the objective's network at its theta, called as PyHessian calls networks."""
+    """The objective's network, at its theta while it is lent, called as PyHessian calls networks."""
 
-    def __init__(self, objective: ModelObjective, targets: Tensor) -> None:
+    def __init__(self, objective: ModelObjective, network: nn.Module, targets: Tensor) -> None:
         super().__init__()
-        self.network = copy.deepcopy(objective._model)  # ours
-        self._call, self._targets = objective._forward, targets  # ours
-        named = dict(self.network.named_parameters())
-        with torch.no_grad():
-            for name, value in objective.space.views(objective.theta).items():
-                named[name].copy_(value)
+        self.network = network
+        self._call, self._targets = objective._evaluation.forward, targets  # ours
 
     def forward(self, inputs: Tensor) -> Any:
         return self._call(self.network, (inputs, self._targets))
 
 
-def _theirs(objective: ModelObjective, inputs: Tensor, targets: Tensor) -> Any:
+def _theirs(objective: ModelObjective, lent: nn.Module, inputs: Tensor, targets: Tensor) -> Any:
     """A ``pyhessian.hessian`` of f, whose gradient's graph holds all the data."""
-    network = _Network(objective, targets)
+    network = _Network(objective, lent, targets)
     weights = [p for p in network.parameters() if p.requires_grad]
-    loss: Callable[..., Tensor] = objective._loss  # type: ignore[assignment]  # ours; _one_batch knows it is not None
+    loss: Callable[..., Tensor] = objective._evaluation.loss  # type: ignore[assignment]  # ours; _one_batch knows it is not None
 
     def criterion(outputs: Any, targets: Tensor) -> Tensor:
         squares = torch.stack([w.square().sum() for w in weights]).sum()

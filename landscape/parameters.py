@@ -9,8 +9,9 @@ tensor: see ``ParameterSpace.filters``.
 
 from __future__ import annotations
 
+import fnmatch
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -49,7 +50,8 @@ class ParameterSpace:
                 f"model={type(model).__name__} has no parameter with requires_grad=True: "
                 "unfreeze those whose landscape you want"
             )
-        return cls(tuple(named), tuple(named.values()), tuple(_layout(model, *item) for item in named.items()))
+        modules = dict(model.named_modules())
+        return cls(tuple(named), tuple(named.values()), tuple(_layout(modules, *item) for item in named.items()))
 
     @property
     def size(self) -> int:
@@ -61,24 +63,29 @@ class ParameterSpace:
         """The names of biases, of what normalisation layers hold, and of all else of fewer than two dimensions."""
         return frozenset(n for n, layout in zip(self.names, self.layouts, strict=True) if layout.one_dimensional)
 
-    def as_one_vector(self, model: nn.Module) -> tuple[list[nn.Parameter], Tensor]:
-        """Make the parameters of ``model`` views of one new vector (n,), so that moving elsewhere is one copy.
+    def restricted(self, patterns: Sequence[str]) -> ParameterSpace:
+        """Those of the names that fit a pattern, as in a shell.
 
         Raises:
-            ValueError: they have several dtypes or devices.
+            ValueError: a pattern fits no name.
         """
-        named = dict(model.named_parameters())
-        parameters = [named[name] for name in self.names]
-        kinds = {(p.dtype, p.device) for p in parameters}
-        if len(kinds) > 1:
-            raise ValueError(
-                f"model has parameters of several dtypes or devices, {sorted(map(str, kinds))}: "
-                "convert it with model.to(device, dtype)"
-            )
-        flat = self.flatten(named)
-        for parameter, view in zip(parameters, self.views(flat).values(), strict=True):
-            parameter.data = view
-        return parameters, flat
+        for pattern in patterns:
+            if not fnmatch.filter(self.names, pattern):
+                raise ValueError(f"pattern {pattern!r} fits no parameter: the names are {', '.join(self.names)}")
+        chosen = [
+            item
+            for item in zip(self.names, self.shapes, self.layouts, strict=True)
+            if any(fnmatch.fnmatchcase(item[0], pattern) for pattern in patterns)
+        ]
+        return ParameterSpace(*(tuple(column) for column in zip(*chosen, strict=True)))
+
+    def rows(self, rows: Mapping[str, int]) -> Tensor:
+        """Where one row of some tensors lies in theta, as indices; names that it does not have are left out."""
+        found = [torch.zeros(0, dtype=torch.long)]
+        for name, view in self.views(torch.arange(self.size)).items():
+            if name in rows:
+                found.append(view[rows[name]].flatten())
+        return torch.cat(found)
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Concatenate the named tensors into a new vector (n,); further names are left out.
@@ -140,9 +147,12 @@ class Layout(NamedTuple):
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
-def _layout(model: nn.Module, name: str, shape: torch.Size) -> Layout:
+def _layout(modules: Mapping[str, nn.Module], name: str, shape: torch.Size) -> Layout:
     owner, _, own = name.rpartition(".")
-    layer = model.get_submodule(owner)
+    # a parametrization holds what its layer would
+    layer = modules[f".{owner}".partition(".parametrizations.")[0].removeprefix(".")]
+    if _is_scale(modules[owner], layer, own):
+        return Layout("entries", one_dimensional=True)
     if isinstance(layer, nn.RNNBase | nn.RNNCellBase) and own.startswith(("weight_ih", "weight_hh", "bias_")):
         return Layout("gates", shape[0] // layer.hidden_size, one_dimensional=len(shape) < 2)
     if isinstance(layer, _NORMS) or len(shape) < 2:
@@ -152,6 +162,14 @@ def _layout(model: nn.Module, name: str, shape: torch.Size) -> Layout:
     if type(layer).__name__ == "Conv1D" and type(layer).__module__.startswith("transformers."):
         return Layout("columns")
     return Layout("rows")
+
+
+def _is_scale(owner: nn.Module, layer: nn.Module, own: str) -> bool:
+    """Whether it is g of a weight normalisation w = g v / ||v||, which like BatchNorm's scale moves a whole filter."""
+    if isinstance(owner, nn.utils.parametrize.ParametrizationList):
+        return own == "original0" and isinstance(owner[0], nn.utils.parametrizations._WeightNorm)
+    hooks = getattr(layer, "_forward_pre_hooks", {}).values()
+    return any(type(hook).__name__ == "WeightNorm" and own == f"{hook.name}_g" for hook in hooks)
 
 
 def check_vector(name: str, vector: Tensor, size: int) -> None:

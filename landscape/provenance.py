@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
-from landscape.checkpoints import Checkpoint, unwrapped
+from landscape.checkpoints import Checkpoint
 from landscape.objective import ModelObjective
+from landscape.objective.tensors import fixed_tensors
 from landscape.problems import Problem
 
 __all__ = ["check_checkpoints", "check_fixed_tensors", "provenance_of"]
@@ -34,13 +35,11 @@ def check_checkpoints(checkpoints: Sequence[Checkpoint]) -> None:
 
 
 def check_fixed_tensors(checkpoints: Sequence[Checkpoint], f: ModelObjective) -> None:
-    """On a line only theta moves and BatchNorm's statistics are gathered anew: the rest must be the same."""
-    statistics = (".running_mean", ".running_var", ".num_batches_tracked")
-    trainable = set(unwrapped(dict.fromkeys(f.space.names)))
+    """On a line only theta moves and what belongs to it is gathered anew: the rest must be the same."""
+    first = fixed_tensors(f.at(checkpoints[0]), with_statistics=False)
     for checkpoint in checkpoints[1:]:
-        for name, tensor in checkpoint.tensors.items():
-            moves = name in trainable or f".{name}".endswith(statistics)
-            if not moves and not torch.equal(tensor, checkpoints[0].tensors[name]):
+        for name, tensor in fixed_tensors(f.at(checkpoint), with_statistics=False).items():
+            if not torch.equal(tensor, first[name]):
                 raise ValueError(
                     f"checkpoints {checkpoints[0].name!r} and {checkpoint.name!r} differ in {name!r}, which is not "
                     "trainable, so that theta is not all of their difference: make it trainable, or compare "
@@ -53,15 +52,23 @@ def provenance_of(
 ) -> dict[str, Any]:
     """Versions, machine, sizes and hashes, as JSON-able values."""
     return {
-        "versions": {name: version(name) for name in ("landscape-toolkit", "torch", "numpy")},
+        "versions": {name: _version(name) for name in ("landscape-toolkit", "torch", "numpy")},
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {train.device}",
         "problem": problem.name,
         "weights": train.size,
         "examples": {"train": train.examples, "test": test.examples},
+        "notes": [*train.notes, *(f"{c.name}: {told}" for c in checkpoints for told in train.at(c).told)],
         "sha256": {
             "checkpoints": {c.name: c.digest() for c in checkpoints},
             "train": train.data_digest(),
             "test": test.data_digest(),
         },
     }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return "not installed"

@@ -119,7 +119,8 @@ class Doubled(nn.Module):
 
 @pytest.mark.parametrize("between", [Branching(), Doubled()], ids=["cannot be batched", "is batched wrongly"])
 def test_what_vmap_does_otherwise_is_evaluated_in_turn(between: nn.Module, evaluations: list[int]) -> None:
-    f = ModelObjective(perceptron(between), nn.CrossEntropyLoss(), data())
+    # whole, since one branches on all of a batch
+    f = ModelObjective(perceptron(between), nn.CrossEntropyLoss(), data(), whole_batches=True)
     x = thetas(f)
     expected = in_turn(f, x)
     every, _ = values_and_gradients(f)

@@ -99,7 +99,7 @@ def test_the_error_bar_is_that_of_the_examples_own_rises():
 
 def test_what_is_common_to_the_line_leaves_the_error_bar():
     x, noise = torch.randn(2, 40, generator=seeded(0), dtype=DOUBLE)
-    model = _product_of_weights(x)._model
+    model = _product_of_weights(x)._network.model
     f = ModelObjective(model, nn.MSELoss(), (x[:, None], (x + 30 * noise)[:, None]))
     found = barrier(f, _point(1, 1), _point(1, 0.9), points=3)
     # (v x - y)^2 at v = 0.95 minus its mean at 1 and 0.9 is -0.05^2 x^2, whatever y is

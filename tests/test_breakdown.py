@@ -7,7 +7,7 @@ from torch import nn
 
 from landscape import ModelObjective
 from landscape.breakdown import spectrum_by_layer, spectrum_over_data
-from landscape.objective.data import tensors_in
+from landscape.objective.batches import tensors_in
 from tests.problems import DOUBLE, dense_hessian, seeded, tiny_mlp, tiny_objective
 
 

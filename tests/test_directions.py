@@ -7,7 +7,6 @@ from torch import nn
 
 import optim
 from landscape import (
-    Checkpoint,
     Dense,
     ModelObjective,
     between,
@@ -23,6 +22,7 @@ from landscape import (
 )
 from landscape.directions.fingerprints import fingerprints
 from landscape.directions.random import _give_norms
+from landscape.objective.tensors import state_of
 from landscape.results import from_dataset, to_dataset
 from tests.problems import DOUBLE, LogisticRegression, Quadratic, seeded, symmetric, tiny_mlp
 
@@ -162,14 +162,14 @@ def test_the_seed_decides():
 
 def test_no_direction_touches_the_weights_or_the_buffers():
     f = _network()
-    theta, before = f.theta.clone(), Checkpoint.of(f._model)
+    theta, before = f.theta.clone(), state_of(f)
     d = random_direction(f, theta, generator=seeded(0))
     gradient_direction(f, theta)
     sharpest_ascent(f, theta, 0.1, steps=3)
     plane_through(theta, theta + d, 2 * theta)
     assert torch.equal(theta, f.theta)
-    buffers = {name for name, _ in f._model.named_buffers()}
-    assert all(torch.equal(before.tensors[name], f._model.state_dict()[name]) for name in buffers)
+    buffers = set(before.tensors) - set(f.space.names)
+    assert all(torch.equal(before.tensors[name], state_of(f).tensors[name]) for name in buffers)
 
 
 # --- between, through and along checkpoints ----------------------------------------------------------

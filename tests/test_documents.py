@@ -39,6 +39,14 @@ def test_the_guide_to_spectra_runs_as_printed(capsys):
     assert "bulk_edge" in printed
 
 
+def test_the_guide_to_networks_of_ones_own_runs_as_printed(capsys):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "your_network.md").read_text(), re.S)
+    exec(compile("\n".join(blocks), "your_network.md", "exec"), {"__name__": "your_network"})
+    printed = capsys.readouterr().out
+    for told in ("dropout is off in 1 layers", "agrees with forward-over-reverse", "ignore_index=-100", "170 1."):
+        assert told in printed
+
+
 @pytest.mark.slow
 def test_the_guide_to_slices_runs_as_printed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

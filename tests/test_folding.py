@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from landscape import ModelObjective
+from landscape.objective.tensors import state_of
 from tests.problems import DOUBLE, seeded
 
 # float64 against float64: rounding only, in another order of operations
@@ -29,10 +30,10 @@ def _head(width: int) -> list[nn.Module]:
     return [nn.Tanh(), nn.Flatten(), nn.Linear(width, 3)]
 
 
-def _check(model: nn.Module, data: tuple[torch.Tensor, torch.Tensor], folds: int) -> None:
+def _check(model: nn.Module, data: tuple[torch.Tensor, torch.Tensor], folds: int, **options: bool) -> None:
     """f and its derivatives are those that torch finds of the network itself."""
-    f = ModelObjective(model, nn.CrossEntropyLoss(), data)
-    assert len(f._folds) == folds
+    f = ModelObjective(model, nn.CrossEntropyLoss(), data, **options)
+    assert len(f._evaluation.folds) == folds
     names, start = f.space.names, f.theta + 0.1 * torch.randn(f.size, generator=seeded(3), dtype=DOUBLE)
     v = torch.randn(f.size, generator=seeded(4), dtype=DOUBLE)
 
@@ -87,15 +88,16 @@ class _Twice(nn.Module):
     ids=["skip", "detached", "straight through"],
 )
 def test_a_layer_whose_outputs_something_else_takes_too_is_not_folded(other):
-    _check(_with_statistics(_Twice(other)), _images(), folds=0)
+    # whole, since a mean over the batch is among them
+    _check(_with_statistics(_Twice(other)), _images(), folds=0, whole_batches=True)
 
 
 def test_the_identity_that_a_fresh_batch_norm_is_does_not_deceive():
     """Left out anywhere it would change nothing: only with other statistics is it seen what belongs together."""
     model = _Twice(lambda y, z: y + z).double().eval()
-    assert not ModelObjective(model, nn.CrossEntropyLoss(), _images())._folds
+    assert not ModelObjective(model, nn.CrossEntropyLoss(), _images())._evaluation.folds
     model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), *_head(64)).double()
-    assert len(ModelObjective(model, nn.CrossEntropyLoss(), _images())._folds) == 1
+    assert len(ModelObjective(model, nn.CrossEntropyLoss(), _images())._evaluation.folds) == 1
 
 
 def test_layers_used_twice_or_changed_or_watched_are_not_folded():
@@ -119,20 +121,20 @@ def test_layers_used_twice_or_changed_or_watched_are_not_folded():
     replaced = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), *_head(64))
     replaced[1].forward = torch.tanh  # on the instance
     f = ModelObjective(_with_statistics(replaced), nn.CrossEntropyLoss(), _images())
-    assert not f._folds
+    assert not f._evaluation.folds
     f.gradient(f.theta)
-    assert f._model[1].forward is torch.tanh
+    assert replaced[1].forward is torch.tanh
 
     parametrized = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), *_head(64))
     nn.utils.parametrizations.weight_norm(parametrized[0])
-    assert not ModelObjective(_with_statistics(parametrized), nn.CrossEntropyLoss(), _images())._folds
+    assert not ModelObjective(_with_statistics(parametrized), nn.CrossEntropyLoss(), _images())._evaluation.folds
 
 
 def test_statistics_of_a_batch_are_not_folded():
     model = _with_statistics(nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), *_head(64)))
-    assert not ModelObjective(model, nn.CrossEntropyLoss(), _images(), batch_norm="batch")._folds
+    assert not ModelObjective(model, nn.CrossEntropyLoss(), _images(), batch_norm="batch")._evaluation.folds
     own = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), *_head(64)).double()
-    _check(own.eval(), _images(), folds=0)
+    _check(own.eval(), _images(), folds=0, whole_batches=True)
 
 
 def test_recalibrated_statistics_are_folded_at_every_theta():
@@ -146,13 +148,14 @@ def test_recalibrated_statistics_are_folded_at_every_theta():
     normal = (h - mean) / (variance + model[1].eps).sqrt()
     z = normal * model[1].weight[:, None, None] + model[1].bias[:, None, None]
     expected = nn.functional.cross_entropy(model[2:](z), y)
-    assert len(f._folds) == 1
+    assert len(f._evaluation.folds) == 1
     torch.testing.assert_close(torch.tensor(f.value(theta), dtype=DOUBLE), expected, **EXACT)
 
 
 def test_folding_leaves_the_statistics_as_they_were():
     model = _with_statistics(nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), *_head(64)))
     f = ModelObjective(model, nn.CrossEntropyLoss(), _images())
-    for kept, own in zip(f._model.buffers(), model.buffers(), strict=True):
-        assert torch.equal(kept, own)
-    assert all("forward" not in vars(module) for module in f._model.modules())
+    assert f._evaluation.folds
+    for name, own in model.named_buffers():
+        assert torch.equal(state_of(f).tensors[name], own)
+    assert all("forward" not in vars(module) for module in model.modules())

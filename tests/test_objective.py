@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from landscape import Checkpoint, ModelObjective, Objective
+from landscape.objective.tensors import state_of
 from tests.problems import (
     DOUBLE,
     LogisticRegression,
@@ -174,7 +175,7 @@ def test_derivatives_are_the_same_where_autograd_is_off(off):
         theirs = copy.deepcopy(model), nn.CrossEntropyLoss(), tuple(t.clone() for t in data)
         made_there = ModelObjective(*theirs)
         found = derivatives(made_there)
-    assert made_there._folds  # what is found out by gradients is found there too
+    assert made_there._evaluation.folds  # what is found out by gradients is found there too
     for mine in (found, derivatives(made_there)):  # and what was kept there serves later
         for a, b in zip(mine, expected, strict=True):
             assert b.abs().max() > 1e-3
@@ -261,7 +262,7 @@ def test_recalibration_weighs_examples_alike_over_unequal_batches():
     model, (x, y) = _normed()
     batches = list(zip(x.split([36, 4]), y.split([36, 4]), strict=True))
     f = ModelObjective(model, nn.CrossEntropyLoss(), batches, batch_norm="recalibrated")
-    mean = f._norms[0].running_mean
+    mean = state_of(f).tensors["1.running_mean"]
     torch.testing.assert_close(mean, model[0](x).mean(0).detach(), **EXACT)
 
 
@@ -274,7 +275,7 @@ def test_calibration_data_may_be_other_than_the_data():
         batch_norm="recalibrated",
         calibration=(x, y),
     )
-    torch.testing.assert_close(f._norms[0].running_mean, model[0](x).mean(0).detach(), **EXACT)
+    torch.testing.assert_close(state_of(f).tensors["1.running_mean"], model[0](x).mean(0).detach(), **EXACT)
 
 
 def test_batch_statistics_are_those_of_training_mode():
@@ -341,8 +342,8 @@ def test_bad_input_is_named():
         ModelObjective(model, loss, [])
     with pytest.raises(ValueError, match="50 inputs and 49 targets"):
         ModelObjective(model, loss, (x, y[1:]))
-    with pytest.raises(ValueError, match="reduction='sum'"):
-        ModelObjective(model, nn.CrossEntropyLoss(reduction="sum"), (x, y))
+    with pytest.raises(ValueError, match="reduction='none'"):
+        ModelObjective(model, nn.CrossEntropyLoss(reduction="none"), (x, y))
     with pytest.raises(ValueError, match=r"batch_norm='train'.*frozen"):
         ModelObjective(model, loss, (x, y), batch_norm="train")
     with pytest.raises(ValueError, match="class weights"):

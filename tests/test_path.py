@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from landscape import Checkpoint, ModelObjective, path
-from landscape.objective.moving import move_to
+from landscape.objective.tensors import move_to
 from tests.problems import DOUBLE, Quadratic, seeded, symmetric, tiny_mlp, tiny_objective
 
 

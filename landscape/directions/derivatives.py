@@ -7,9 +7,11 @@ from torch import Tensor
 
 from landscape.ascent import Ball, ascend
 from landscape.objective import Objective
+from landscape.objective.contract import number
 from landscape.parameters import check_vector
 from landscape.randomness import generator_or_new, unit
 from landscape.results import Eigenpairs
+from landscape.sums import norm
 
 __all__ = ["eigenvector", "gradient_direction", "sharpest_ascent"]
 
@@ -42,10 +44,10 @@ def gradient_direction(objective: Objective, theta: Tensor) -> Tensor:
     """
     check_vector("theta", theta, objective.size)
     gradient = objective.gradient(theta.detach().to(objective.device, objective.dtype))
-    norm = float(gradient.norm())
-    if not 0 < norm < float("inf"):
-        raise ValueError(f"the gradient at theta has norm {norm}: give a theta where it is finite and not zero")
-    return gradient / norm
+    length = norm(gradient)
+    if not 0 < length < float("inf"):
+        raise ValueError(f"the gradient at theta has norm {length}: give a theta where it is finite and not zero")
+    return gradient / length
 
 
 def sharpest_ascent(
@@ -96,9 +98,9 @@ def sharpest_ascent(
     if not bool(gradient.any()):
         u = _KICK * radius * unit(objective.size, generator_or_new(generator), theta.dtype, theta.device)
     found = ascend(objective, theta, ball, u, steps - 1)
-    if not found.top > start:
+    if not found.top > number(start):
         raise ValueError(
-            f"no point that was tried within radius={radius} of theta is higher than f = {start} there: theta is a "
-            "maximum, f is not finite, or steps are too few"
+            f"no point that was tried within radius={radius} of theta is higher than f = {number(start)} there: theta "
+            "is a maximum, f is not finite, or steps are too few"
         )
     return found.u

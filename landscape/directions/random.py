@@ -69,6 +69,8 @@ def random_direction(
     check_vector("theta", theta, objective.size)
     # in float64 on the CPU until the end, where the norms are rounded once
     direction = normal(objective.size, generator_or_new(generator), torch.float64, torch.device("cpu"))
+    if isinstance(objective, ModelObjective):
+        direction[objective.held.cpu()] = 0.0  # f does not move there
     if normalization != "none":
         if not isinstance(objective, ModelObjective):
             raise ValueError(

@@ -47,6 +47,7 @@ from landscape.local_entropy.radii import counted_radii
 from landscape.local_entropy.stochastic import stochastic
 from landscape.local_entropy.tempered import tempered
 from landscape.objective import ModelObjective, Objective
+from landscape.objective.contract import number
 from landscape.operators import Hessian, check_same
 from landscape.parameters import check_vector
 from landscape.progress import Progress, silent
@@ -248,7 +249,7 @@ def _check_size(what: str, size: int, objective: Objective) -> None:
 
 def _loss(objective: Objective, theta: Tensor) -> float:
     """f(theta), which must be finite and the same twice."""
-    loss, again = objective.value(theta), objective.value(theta)
+    loss, again = (number(objective.value(theta)) for _ in range(2))
     if not np.isfinite(loss):
         raise ValueError(f"the loss at theta is {loss}: local entropy needs a finite one there")
     if loss != again:

@@ -10,6 +10,7 @@ from scipy.special import logsumexp
 from torch import Tensor
 
 from landscape.objective import Objective
+from landscape.objective.contract import number
 from landscape.progress import Progress
 from landscape.randomness import normal
 from landscape.results import standard_error
@@ -34,7 +35,7 @@ def monte_carlo(
     for j in progress(range(samples), "local entropy"):
         z = normal(objective.size, generator, objective.dtype, objective.device)
         for i, radius in enumerate(radii):
-            losses[i, j] = objective.value(theta + float(radius) * z)
+            losses[i, j] = number(objective.value(theta + float(radius) * z))
     finite = np.isfinite(losses)
     # a draw whose loss is not finite has no density: exp(-beta f) = 0
     log_weights = np.where(finite, -beta * np.where(finite, losses, 0.0), -np.inf)

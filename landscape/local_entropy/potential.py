@@ -29,6 +29,7 @@ from torch import Tensor
 
 from landscape.objective import Objective
 from landscape.objective.at_once import values_and_gradients
+from landscape.objective.contract import number
 from landscape.results import Eigenpairs
 
 __all__ = ["Particles", "Potential"]
@@ -93,6 +94,7 @@ class Potential:
         self.from_q = used is None or not bool(used.any())
         if start is not None and not self.from_q:
             value, slope = objective.value_and_gradient(theta)
+            value = number(value)
             self.gradients += 1
             a = beta * radius**2 * torch.from_numpy(start.values)[used]
             v = start.vectors[:, used].to(slope)
@@ -117,7 +119,8 @@ class Potential:
     def ball(self, count: int, generator: torch.Generator) -> np.ndarray:
         """f at draws of q, (count,)."""
         self.values += count
-        return np.array([self._objective.value(self._theta + self.radius * z) for z in self.normal(count, generator)])
+        points = (self._theta + self.radius * z for z in self.normal(count, generator))
+        return np.array([number(self._objective.value(point)) for point in points])
 
     def draw(self, count: int, generator: torch.Generator) -> Particles:
         """From the beginning of the path, exactly."""

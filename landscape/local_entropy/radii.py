@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from landscape.objective import Objective
+from landscape.objective.contract import number
 from landscape.parameters import check_vector
 from landscape.randomness import generator_or_new, normal
+from landscape.sums import norm
 
 __all__ = ["counted_radii", "radii_of_interest"]
 
@@ -79,16 +81,16 @@ def counted_radii(
     theta = theta.detach().to(objective.device, objective.dtype)
     generator = generator_or_new(generator or torch.Generator().manual_seed(0))
     draws = [normal(objective.size, generator, objective.dtype, objective.device) for _ in range(samples)]
-    loss, values = objective.value(theta), 1
+    loss, values = number(objective.value(theta)), 1
     if not np.isfinite(loss):
         raise ValueError(f"the loss at theta is {loss}: no rise is known from there, so give another theta")
 
     def rise(radius: float) -> float:
         nonlocal values
         values += samples
-        return float(np.mean([objective.value(theta + radius * z) for z in draws])) - loss
+        return float(np.mean([number(objective.value(theta + radius * z)) for z in draws])) - loss
 
-    largest = 10 * max(float(theta.norm()), 1.0) / objective.size**0.5
+    largest = 10 * max(norm(theta), 1.0) / objective.size**0.5
     furthest = rise(largest)
     if furthest <= low:  # NaN, as everywhere below, is too high
         raise ValueError(

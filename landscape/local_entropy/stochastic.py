@@ -24,6 +24,7 @@ from landscape.eigenvalues import eigenpairs
 from landscape.local_entropy.moves import propose
 from landscape.local_entropy.path import ERRORS, error_of_mean
 from landscape.objective import ModelObjective
+from landscape.objective.contract import number
 from landscape.operators import Hessian
 from landscape.progress import Progress
 from landscape.randomness import normal
@@ -148,6 +149,7 @@ def _climb(
         for i in range(2 * moves):
             piece = pieces[int(torch.multinomial(shares, 1, generator=generator))]
             loss, gradient = piece.value_and_gradient(theta + radius * z)
+            loss = number(loss)
             if not (np.isfinite(loss) and bool(gradient.isfinite().all())):
                 not_finite += 1
                 z = draw() if z is before else before  # at the very first draw there is nothing before

@@ -24,9 +24,10 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from landscape.checkpoints import Checkpoint, unwrapped
+from landscape.checkpoints import Checkpoint
 from landscape.matching.structure import Structure, structure_of
 from landscape.objective import ModelObjective
+from landscape.objective.tensors import network_at_theta
 from landscape.randomness import generator_or_new
 
 __all__ = ["Matching", "match_weights"]
@@ -92,15 +93,19 @@ def match_weights(
         >>> found.permutations["0"], found.squared_distance
         (array([7, 6, 5, 4, 3, 2, 1, 0]), 0.0)
     """
-    model = network._model if isinstance(network, ModelObjective) else network
+    if isinstance(network, ModelObjective):
+        with network_at_theta(network) as lent:  # with nothing kept that cannot be copied, such as activations
+            model = copy.deepcopy(lent)
+    else:
+        model = network
     structure = structure_of(model, checked=inputs is not None or isinstance(network, ModelObjective))
     before, target = (_loaded(model, checkpoint) for checkpoint in (checkpoint_b, checkpoint_a))
     a, b = _weights(target), _weights(before)
     permutations, sweeps = _ascend(structure, a, b, generator_or_new(generator))
 
     tensors = {
-        bare: structure.permuted(name, checkpoint_b.tensors[bare], permutations)
-        for name, bare in zip(before.state_dict(), unwrapped(before.state_dict()), strict=True)
+        name: structure.permuted(name, value, permutations) if isinstance(value, Tensor) else value
+        for name, value in Checkpoint.of(before).tensors.items()  # by the network's names, whatever the file's are
     }
     matched = Checkpoint(f"{checkpoint_b.name}-matched", tensors, checkpoint_b.metadata)
     after = _loaded(model, matched)
@@ -180,7 +185,7 @@ def _output_change(network: nn.Module | ModelObjective, inputs: Any, before: nn.
     if inputs is not None:
         outputs = [model(_few(inputs)) for model in (before, after)]
     elif isinstance(network, ModelObjective):
-        outputs = [network._forward(model, _few(network._batches[0][0])) for model in (before, after)]
+        outputs = [network._evaluation.forward(model, _few(network._batches[0][0])) for model in (before, after)]
     else:
         return math.nan
     z, moved = (torch.cat(_flat(each)).double() for each in outputs)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape.objective.contract import Objective
-from landscape.objective.data import tensors_in
+from landscape.objective.batches import tensors_in
+from landscape.objective.contract import Objective, number
 from landscape.objective.kernels import with_graph
 from landscape.objective.memory import cached_bytes, saved_bytes
 from landscape.objective.model import ModelObjective
@@ -35,7 +35,7 @@ def values_and_gradients(objective: Objective) -> tuple[Many, int]:
 
     def in_turn(thetas: Tensor) -> tuple[np.ndarray, Tensor]:
         values, gradients = zip(*(objective.value_and_gradient(theta) for theta in thetas), strict=True)
-        return np.array(values), torch.stack(gradients)
+        return np.array([number(value) for value in values]), torch.stack(gradients)
 
     if isinstance(objective, ModelObjective) and _is_perceptron(objective):
         try:
@@ -49,22 +49,21 @@ def values_and_gradients(objective: Objective) -> tuple[Many, int]:
 
 def by_vmap(objective: ModelObjective) -> tuple[Many, int]:
     """The same for any network that ``torch.vmap`` can batch, with as many rows in a call as the caches hold."""
-    module, decay, (first, _) = _Loss(objective), objective.weight_decay, objective._batches[0]
-    held = saved_bytes(lambda: objective._loss_on(first), [objective.theta, *tensors_in(first)])
+    decay, (first, _) = objective.weight_decay, objective._batches[0]
+    held = saved_bytes(lambda: objective._evaluation.loss_on(first), [objective.theta, *tensors_in(first)])
     held += objective.size * objective.theta.element_size()
     at_once = max(1, int(cached_bytes(objective.device) / held))
 
     def losses(thetas: Tensor, batch: Any) -> Tensor:
         def of(theta: Tensor) -> Tensor:
-            weights = {f"model.{name}": view for name, view in objective.space.views(theta).items()}
-            return torch.func.functional_call(module, weights, (batch,))
+            return objective._evaluation.loss_on(batch, list(objective.space.views(theta).values()))
 
         return torch.vmap(of)(thetas)
 
     @with_graph
     def some(thetas: Tensor) -> tuple[np.ndarray, Tensor]:
         thetas = thetas.detach().clone().requires_grad_()  # a clone, as tensors of inference mode have no gradient
-        gradients = decay * thetas.detach().to(objective._wide)
+        gradients = decay * thetas.detach().to(objective.dtype if objective.device.type == "mps" else torch.float64)
         values = (gradients * thetas.detach()).sum(dim=1).cpu().double() / 2
         for batch, count in objective._batches:
             share, loss = count / objective.examples, losses(thetas, batch)
@@ -80,20 +79,17 @@ def by_vmap(objective: ModelObjective) -> tuple[Many, int]:
     return together, at_once
 
 
-class _Loss(nn.Module):
-    """The loss of a batch as a module, so that its parameters can be exchanged."""
-
-    def __init__(self, objective: ModelObjective) -> None:
-        super().__init__()
-        self.model, self._of_batch = objective._model, objective._loss_on
-
-    def forward(self, batch: Any) -> Tensor:
-        return self._of_batch(batch)
-
-
 def _is_perceptron(objective: ModelObjective) -> bool:
-    owners = [m for m in objective._model.modules() if next(m.parameters(recurse=False), None) is not None]
-    return not objective._norms and all(type(m) in _LAYERS for m in owners)
+    """With fixed statistics, random numbers for none, and nothing that holds theta but its modules."""
+    owners = [m for m in objective._evaluation.network.modules if next(m.parameters(recurse=False), None) is not None]
+    free = not (objective._evaluation.norms and objective.batch_norm != "frozen")
+    plain = not (
+        objective._evaluation.found.needs_graph
+        or objective._evaluation.kernels.exchanges
+        or objective.noise
+        or len(objective.held)
+    )
+    return free and plain and all(type(m) in _LAYERS for m in owners)
 
 
 def _agree(one: Many, other: Many, theta: Tensor) -> bool:

@@ -8,7 +8,7 @@ network's (Garipov et al. 2018 recompute them at every point).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -19,11 +19,11 @@ __all__ = ["POLICIES", "norm_layers", "recalibrate"]
 POLICIES = ("frozen", "recalibrated", "batch")
 
 
-def norm_layers(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+def norm_layers(modules: Iterable[nn.Module]) -> list[nn.modules.batchnorm._BatchNorm]:
     """The BatchNorm layers that keep running statistics."""
     return [
         module
-        for module in model.modules()
+        for module in modules
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
     ]
 
@@ -31,7 +31,7 @@ def norm_layers(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
 @torch.no_grad()
 def recalibrate(
     norms: list[nn.modules.batchnorm._BatchNorm],
-    batches: list[tuple[Any, int]],
+    batches: list[tuple[Any, float]],
     forward: Callable[[Any], Any],
 ) -> None:
     """Gather the running statistics anew, as the mean over batches weighted by their examples.
@@ -45,7 +45,7 @@ def recalibrate(
     for norm in norms:
         norm.reset_running_stats()
         norm.train()
-    seen = 0
+    seen = 0.0
     try:
         for batch, count in batches:
             seen += count

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-__all__ = ["Objective"]
+__all__ = ["Objective", "number"]
 
 
 @runtime_checkable
@@ -40,3 +40,8 @@ class Objective(Protocol):
 
     def hvp(self, theta: Tensor, v: Tensor) -> Tensor:
         """H(theta) v with H the Hessian of f, shape (n,)."""
+
+
+def number(value: float | Tensor) -> float:
+    """What an objective returns as its value, which may be a tensor of no dimension, with a graph or without."""
+    return float(value.detach() if isinstance(value, Tensor) else value)

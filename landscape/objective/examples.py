@@ -21,10 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape.objective.loss import is_criterion, loss_of, right_answers
+from landscape.objective.loss import reduction_of, right_answers
 
 __all__ = ["Examples", "means", "per_example"]
 
+# a batch -> its outputs and their mean loss
+Run = Callable[[Any], tuple[Any, Tensor]]
 # heuristic: beyond, nobody looks at each, and a plane of them fills the memory
 _MOST_CLASSES = 1000
 
@@ -52,42 +54,35 @@ class Examples:
         return _stderr(self.right, np.ones(len(self.right)))
 
 
-def means(
-    outputs_of: Callable[[Any], Any],
-    batches: Iterable[tuple[Any, int]],
-    loss: Callable[..., Tensor] | None,
-    decay: float,
-) -> dict[str, float]:
+def means(run: Run, batches: Iterable[tuple[Any, float]], decay: float) -> dict[str, float]:
     """``loss``, and for classifiers ``accuracy``, each the mean over all examples.
 
     Args:
-        outputs_of: the forward pass of a batch.
+        run: the outputs for a batch, and their mean loss.
         batches: each with its number of examples.
-        loss: as ModelObjective takes it.
         decay: added to the loss.
     """
     found = []
     for batch, count in batches:
-        outputs = outputs_of(batch)
-        found.append((_means(loss_of(loss, outputs, batch), right_answers(outputs, batch)), count))
+        outputs, loss = run(batch)
+        found.append((_means(loss, right_answers(outputs, batch)), count))
     return _weighted(found, decay)
 
 
 def per_example(
-    outputs_of: Callable[[Any], Any],
-    batches: Iterable[tuple[Any, int]],
-    loss: Callable[..., Tensor] | None,
-    decay: float,
+    run: Run, batches: Iterable[tuple[Any, float]], loss: Callable[..., Tensor] | None, decay: float
 ) -> Examples:
-    """The same means, bit for bit, with what they are the means of; arguments as for ``means``."""
+    """The same means, bit for bit, with what they are the means of; ``loss`` as ModelObjective takes it."""
     found, losses, rights, labels, classes = [], [], [], [], 0
     terms_of = _unreduced(loss)
     for batch, count in batches:
-        outputs = outputs_of(batch)
-        mean, right = loss_of(loss, outputs, batch), right_answers(outputs, batch)
+        outputs, mean = run(batch)
+        right = right_answers(outputs, batch)
         found.append((_means(mean, right), count))
-        if terms_of is not None and isinstance(batch, tuple):
-            losses.append(_by_example(terms_of(outputs, batch[1])))
+        if terms_of is not None and isinstance(batch, tuple) and len(batch) == 2:
+            terms = _by_example(terms_of(outputs, batch[1]), reduction_of(loss))
+            if len(terms) == count and _is_mean(mean, terms):
+                losses.append(terms)
         if right is not None:
             rights.append(right)
             labels.append(batch[1])
@@ -97,7 +92,7 @@ def per_example(
         metrics=_weighted(found, decay),
         loss=_numpy(losses) if every_one else np.array([means["loss"] for means, _ in found]),
         counts=np.ones(sum(len(each) for each in losses)) if every_one else np.array([count for _, count in found]),
-        right=_numpy([_by_example(right) for right in rights]),
+        right=_numpy([_by_example(right, "mean") for right in rights]),
         class_accuracy=_class_accuracy(labels, rights, classes),
     )
 
@@ -106,7 +101,7 @@ def _means(loss: Tensor, right: Tensor | None) -> dict[str, float]:
     return {"loss": float(loss)} if right is None else {"loss": float(loss), "accuracy": float(right.mean())}
 
 
-def _weighted(found: list[tuple[dict[str, float], int]], decay: float) -> dict[str, float]:
+def _weighted(found: list[tuple[dict[str, float], float]], decay: float) -> dict[str, float]:
     examples = sum(count for _, count in found)
     totals: dict[str, float] = {}
     for means, count in found:
@@ -126,12 +121,23 @@ def _unreduced(loss: Callable[..., Tensor] | None) -> Callable[..., Tensor] | No
         single: Any = copy.copy(loss)
         single.reduction = "none"
         return single
-    return partial(loss, reduction="none") if loss is not None and is_criterion(loss) else None
+    function = loss.func if isinstance(loss, partial) else loss
+    known = getattr(function, "__module__", None) == nn.functional.__name__
+    return partial(loss, reduction="none") if loss is not None and known else None
 
 
-def _by_example(terms: Tensor) -> Tensor:
-    """The mean over all that belongs to an example, (N,)."""
-    return terms.flatten(1).mean(1) if terms.dim() > 1 else terms
+def _by_example(terms: Tensor, reduction: str) -> Tensor:
+    """The mean, or for sums over examples the sum, over all that belongs to an example, (N,)."""
+    if terms.dim() < 2:
+        return terms
+    return terms.flatten(1).mean(1) if reduction == "mean" else terms.flatten(1).sum(1)
+
+
+def _is_mean(mean: Tensor, terms: Tensor) -> bool:
+    """Whether they are the terms of that mean, to what another order of summation loses; or not finite, as it."""
+    apart = (terms.double().mean() - mean.double()).abs()
+    scale = terms.double().abs().mean()
+    return not bool(apart > 1e3 * torch.finfo(mean.dtype).eps * scale)
 
 
 def _class_accuracy(labels: list[Tensor], rights: list[Tensor], classes: int) -> np.ndarray:

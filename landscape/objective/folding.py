@@ -12,7 +12,7 @@ Calculated so, no pass over the activations remains of it, and none of its first
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.objective.agreement import agree
+from landscape.objective.network import Network
 
 __all__ = ["Fold", "foldable", "folded"]
 
@@ -31,34 +32,33 @@ _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def foldable(model: nn.Module, loss: Callable[[], Tensor], parameters: Sequence[Tensor]) -> list[Fold]:
-    """Which frozen BatchNorm layers of ``model`` can be folded into the layer before.
+def foldable(
+    network: Network, running: Callable[[], AbstractContextManager[None]], loss_on: Callable[[Any], Tensor], batch: Any
+) -> list[Fold]:
+    """Which frozen BatchNorm layers of ``network`` can be folded into the layer before.
 
     Found by watching one forward pass, and then put to the test: with arbitrary statistics the loss and its gradient
     must be the same folded and not. Where they are not, as when something else takes the layer's outputs too, none is.
 
     Args:
-        model: the network. Its statistics are changed for the test, and put back.
-        loss: of the network on some examples.
-        parameters: those that the loss is differentiated by.
+        network: the one.
+        running: lends it and has it run as usual.
+        loss_on: the loss of a batch, of the network while it is lent.
+        batch: some examples.
     """
-    pairs = _seen_one_after_the_other(model, loss)
+    with running():
+        pairs = _seen_one_after_the_other(network.modules, partial(loss_on, batch))
     if not pairs:
         return []
     generator = torch.Generator().manual_seed(0)
-    kept = [(norm, norm.running_mean.clone(), norm.running_var.clone()) for _, norm in pairs]
-    try:
-        for norm, mean, variance in kept:
+    with running():
+        for _, norm in pairs:
             # a fresh layer's statistics make it the identity, which could be left out anywhere
-            noise = torch.randn(2, len(mean), generator=generator).to(mean)
-            norm.running_mean.add_(variance.sqrt() * noise[0])
-            norm.running_var.mul_((noise[1] / 2).exp())
-        same = agree(loss, partial(_within, pairs, loss), parameters)
-    finally:
-        for norm, mean, variance in kept:
-            norm.running_mean.copy_(mean)
-            norm.running_var.copy_(variance)
-    return pairs if same else []
+            noise = torch.randn(2, len(norm.running_mean), generator=generator).to(norm.running_mean)
+            norm._buffers["running_mean"] = norm.running_mean + norm.running_var.sqrt() * noise[0]
+            norm._buffers["running_var"] = norm.running_var * (noise[1] / 2).exp()
+        whole = partial(loss_on, batch)
+        return pairs if agree(whole, partial(_within, pairs, whole), network.weights) else []
 
 
 @contextmanager
@@ -97,10 +97,10 @@ def _identity(x: Tensor) -> Tensor:
     return x
 
 
-def _seen_one_after_the_other(model: nn.Module, loss: Callable[[], Tensor]) -> list[Fold]:
+def _seen_one_after_the_other(modules: Sequence[nn.Module], loss: Callable[[], Tensor]) -> list[Fold]:
     """Layers that ran once, with a BatchNorm that ran once and was given their very outputs."""
-    layers = [m for m in model.modules() if type(m) in _LAYERS and not _touched(m)]
-    norms = [m for m in model.modules() if type(m) in _NORMS and not _touched(m) and _is_frozen(m)]
+    layers = [m for m in modules if type(m) in _LAYERS and not _touched(m)]
+    norms = [m for m in modules if type(m) in _NORMS and not _touched(m) and _is_frozen(m)]
     if not layers or not norms:
         return []
     outputs: dict[nn.Module, list[Tensor]] = {layer: [] for layer in layers}

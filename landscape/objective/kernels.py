@@ -1,32 +1,115 @@
-"""Which of torch's kernels a second derivative can go through."""
+"""What torch does by itself while f is evaluated, and must not.
+
+Which kernels a second derivative can go through; compiled code, whose backward pass cannot be differentiated; the
+precision of an ``autocast`` around the analysis; noise.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+import copy
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["differentiable_twice", "with_graph", "without_cudnn_rnn"]
+from landscape.objective.network import Network
+
+__all__ = ["Kernels", "differentiable_twice", "generators_kept", "with_graph"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
+_SEED = 0
+_DROPOUTS = {
+    functional.dropout,
+    functional.dropout1d,
+    functional.dropout2d,
+    functional.dropout3d,
+    functional.alpha_dropout,
+    functional.feature_alpha_dropout,
+    torch.dropout,
+}
 
 
-def differentiable_twice(model: nn.Module) -> AbstractContextManager[Any]:
+class Kernels:
+    """How the modules of a network are to be run.
+
+    Args:
+        network: the one.
+        frozen_noise: whether each evaluation begins with the same state of the global generators.
+        without_dropout: whether ``functional.dropout``, and that within attention, does nothing.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        frozen_noise: bool,
+        without_dropout: bool,
+    ) -> None:
+        # cuDNN's recurrent layers have no gradient in evaluation mode, and would move weights to a buffer of their own
+        self._recurrent = any(isinstance(module, nn.RNNBase) for module in network.modules)
+        self._device, self._frozen, self._without_dropout = network.flat.device, frozen_noise, without_dropout
+        self._originals: dict[str, Tensor] = {}
+        self._exchanged: list[tuple[Tensor, Tensor]] = []
+
+    def exchange(self, originals: Mapping[str, Tensor], network: Network) -> None:
+        """Have some of the user's parameters, by name, taken for ours wherever a function of torch gets them.
+
+        So are reached those that code holds on to by other ways than its modules' attributes, as in a closure.
+        """
+        self._originals, ours = dict(originals), network.named_tensors()
+        self._exchanged = [(theirs, ours[name]) for name, theirs in originals.items()]
+
+    def of(self, network: Network) -> Kernels:
+        """The same for another network of the same code."""
+        other = copy.copy(self)
+        if self._originals:
+            other.exchange(self._originals, network)
+        return other
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether there are such."""
+        return bool(self._exchanged)
+
+    def noise(self) -> AbstractContextManager[None]:
+        """Within it a batch is evaluated, with the same random numbers each time where noise is frozen."""
+        return generators_kept(_SEED) if self._frozen else nullcontext()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Within it the network runs so."""
+        with ExitStack() as stack:
+            if self._recurrent:
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            if "torch._dynamo" in sys.modules:  # else nothing can have been compiled
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            if torch.is_autocast_enabled(self._device.type):
+                stack.enter_context(torch.autocast(self._device.type, enabled=False))
+            if self._without_dropout:
+                stack.enter_context(_WithoutDropout())
+            if self._exchanged:
+                stack.enter_context(_Exchanged({id(theirs): ours for theirs, ours in self._exchanged}))
+            yield
+
+
+def differentiable_twice() -> AbstractContextManager[Any]:
     """Within it the network runs on kernels that have a right second derivative.
 
-    Fused attention has none; its MATH kernel has. Nor have the recurrent layers of cuDNN. That of the fused weight
-    normalisation is wrong in torch 2.13 (gradgradcheck fails), so it is written out.
+    Fused attention has none; its MATH kernel has. That of the fused weight normalisation is wrong in torch 2.13
+    (gradgradcheck fails), so it is written out. Sparse gradients of embeddings have none.
     """
     stack = ExitStack()
     stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-    stack.enter_context(_WeightNormWrittenOut())
-    stack.enter_context(without_cudnn_rnn(model))
+    stack.enter_context(_WrittenOut())
     return stack
 
 
@@ -35,18 +118,61 @@ def with_graph(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return torch.inference_mode(False)(torch.enable_grad()(function))
 
 
-def without_cudnn_rnn(model: nn.Module) -> AbstractContextManager[Any]:
-    """Where there is a recurrent layer: cuDNN's has no gradient in evaluation mode."""
-    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
-    return torch.backends.cudnn.flags(enabled=False) if recurrent else nullcontext()
+@contextmanager
+def generators_kept(seed: int | None = None) -> Iterator[None]:
+    """The global generators of torch, NumPy and Python are as before afterwards; within it, seeded if asked for."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            if seed is not None:
+                torch.manual_seed(seed)
+                random.seed(seed)
+                np.random.seed(seed)  # noqa: NPY002
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
 
 
-class _WeightNormWrittenOut(TorchFunctionMode):
+class _WrittenOut(TorchFunctionMode):
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        function = _weight_norm if function is torch._weight_norm else function
-        return function(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if function is torch._weight_norm:
+            return _weight_norm(*args, **kwargs)
+        if function in (functional.embedding, functional.embedding_bag):
+            kwargs = {**kwargs, "sparse": False}  # which these give by name
+        return function(*args, **kwargs)
+
+
+class _WithoutDropout(TorchFunctionMode):
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if function in _DROPOUTS:
+            return args[0] if args else kwargs["input"]
+        if function is functional.scaled_dot_product_attention:
+            kwargs["dropout_p"] = 0.0
+            args = args[:4] + args[5:]
+        return function(*args, **kwargs)
+
+
+class _Exchanged(TorchFunctionMode):
+    def __init__(self, exchanged: Mapping[int, Tensor]) -> None:
+        super().__init__()
+        self._exchanged = exchanged
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        args = torch.utils._pytree.tree_map(self._ours, tuple(args))
+        return function(*args, **torch.utils._pytree.tree_map(self._ours, kwargs or {}))
+
+    def _ours(self, item: Any) -> Any:
+        return self._exchanged.get(id(item), item)
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:

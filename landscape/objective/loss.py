@@ -3,50 +3,145 @@ right."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["check_mean", "default_forward", "is_criterion", "loss_of", "right_answers"]
+__all__ = [
+    "check_call",
+    "check_mean",
+    "default_forward",
+    "is_criterion",
+    "loss_of",
+    "modules_in",
+    "reduction_of",
+    "right_answers",
+]
+
+# of these a mean is not over examples where there are class weights or targets that are ignored
+_WEIGHTED = (nn.CrossEntropyLoss, nn.NLLLoss)
+_WEIGHTED_FUNCTIONS = (nn.functional.cross_entropy, nn.functional.nll_loss)
+# divided by the number of examples, these are means; the others are means already
+_SUMS = ("sum",)
 
 
 def default_forward(model: nn.Module, batch: Any) -> Any:
-    """The outputs for a dictionary, or for a tuple whose first item are the inputs."""
-    return model(**batch) if isinstance(batch, dict) else model(batch[0])
+    """The outputs for a mapping, for a tuple whose first item are the inputs, or for inputs alone."""
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    return model(batch[0]) if isinstance(batch, tuple) else model(batch)
 
 
-def is_criterion(loss: Callable[..., Tensor]) -> bool:
+def is_criterion(loss: Callable[..., Tensor] | None) -> bool:
     """Whether it is called as loss(outputs, targets)."""
-    return isinstance(loss, nn.Module) or loss.__module__ == nn.functional.__name__
+    loss = _innermost(loss)
+    if isinstance(loss, nn.Module) or isinstance(getattr(loss, "__self__", None), nn.modules.loss._Loss):
+        return True
+    return getattr(loss, "__module__", None) == nn.functional.__name__
 
 
-def loss_of(loss: Callable[..., Tensor] | None, outputs: Any, batch: Any) -> Tensor:
-    """The loss of a batch, called as its kind asks for."""
-    if loss is None:
-        return outputs.loss
-    return loss(outputs, batch[1] if is_criterion(loss) and isinstance(batch, tuple) else batch)
+def reduction_of(loss: Callable[..., Tensor] | None) -> str:
+    """What a criterion does with the terms of a batch; "mean" for any other loss."""
+    if isinstance(loss, partial) and "reduction" in loss.keywords:
+        return loss.keywords["reduction"]
+    loss = _innermost(loss)
+    return getattr(loss, "reduction", "mean") if isinstance(loss, nn.Module) else "mean"
 
 
-def check_mean(loss: Callable[..., Tensor] | None, batches: list[tuple[Any, int]]) -> None:
-    """Refuse criteria whose mean over a batch is not over its examples: f would depend on the batches."""
-    if getattr(loss, "reduction", "mean") != "mean":
-        raise ValueError(
-            f"loss has reduction={getattr(loss, 'reduction', None)!r}: give one with reduction='mean', since "
-            "batches are weighted by their number of examples"
+def loss_of(loss: Callable[..., Tensor] | None, outputs: Any, batch: Any, count: float) -> Tensor:
+    """The mean loss of a batch of ``count`` examples, called as its kind asks for.
+
+    Raises:
+        ValueError: it is no single real number.
+    """
+    value = _own_loss(outputs) if loss is None else loss(outputs, _targets(batch) if is_criterion(loss) else batch)
+    if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
+        told = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise ValueError(f"loss returns {told}: give one that returns a single real number, the mean over the batch")
+    value = value.reshape(())
+    return value / count if reduction_of(loss) in _SUMS else value
+
+
+def check_call(loss: Callable[..., Tensor] | None, batch: Any) -> None:
+    """Refuse what leaves open which part of the batch is the target.
+
+    Raises:
+        TypeError: the loss is not callable.
+        ValueError: a criterion with batches of another kind than pairs, inputs alone, or (a module) mappings.
+    """
+    if loss is not None and not callable(loss):
+        raise TypeError(
+            f"loss is a {type(loss).__name__}: give a criterion, a function loss(outputs, batch), or None for outputs "
+            "that carry their own"
         )
-    if getattr(loss, "weight", None) is not None:
+    if loss is None or not is_criterion(loss):
+        return
+    if isinstance(batch, tuple) and len(batch) > 2:
         raise ValueError(
-            "loss has class weights, so its mean is not over examples and depends on the batches: give a function "
-            "loss(outputs, batch) that weighs each example and divides by their number"
+            f"loss is a criterion, called as loss(outputs, targets), but data has batches of {len(batch)} items, so "
+            "which of them holds the targets is not known: give loss=lambda outputs, batch: criterion(outputs, "
+            "batch[i]), and a forward(model, batch) where the inputs are not batch[0] alone"
         )
-    ignored = getattr(loss, "ignore_index", None)
-    for batch, _ in batches if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) else []:
-        if isinstance(batch, tuple) and not batch[1].is_floating_point() and bool((batch[1] == ignored).any()):
+    if not isinstance(batch, tuple | Tensor) and not _is_users(loss):
+        raise ValueError(
+            f"loss is a criterion, called as loss(outputs, targets), but data has batches of type "
+            f"{type(batch).__name__}: give loss=lambda outputs, batch: criterion(outputs, ...), with the targets taken "
+            "from the batch"
+        )
+
+
+def check_mean(loss: Callable[..., Tensor] | None, batches: list[tuple[Any, float]]) -> None:
+    """Refuse criteria whose mean over a batch is known not to be over its examples: f would depend on the batches.
+
+    Raises:
+        ValueError: it has class weights; targets are ignored; or it gives one loss per example.
+    """
+    reduction = reduction_of(loss)
+    if reduction == "none":
+        raise ValueError("loss has reduction='none', one loss for each example: give one with reduction='mean'")
+    inner, options = _innermost(loss), loss.keywords if isinstance(loss, partial) else {}
+    if reduction in _SUMS or not (isinstance(inner, _WEIGHTED) or inner in _WEIGHTED_FUNCTIONS):
+        return
+    if getattr(inner, "weight", None) is not None or options.get("weight") is not None:
+        raise ValueError(
+            "loss has class weights, so its mean is not over examples and depends on the batches: give it "
+            "reduction='sum', which is divided by the number of examples, or a function loss(outputs, batch) that "
+            "weighs each example and divides by their number, or whole_batches=True to take the batches as they are"
+        )
+    ignored = options.get("ignore_index", getattr(inner, "ignore_index", -100))
+    for batch, _ in batches:
+        targets = _targets(batch)
+        if isinstance(targets, Tensor) and not targets.is_floating_point() and bool((targets == ignored).any()):
             raise ValueError(
                 f"targets hold the loss's ignore_index={ignored}, so its mean depends on the batches: leave those "
-                "examples out, or give a function loss(outputs, batch) that divides by the number of examples"
+                "examples out, or weigh each batch by what it does not ignore, as by "
+                f"count=lambda batch: (batch[1] != {ignored}).sum(), or give a function loss(outputs, batch) that "
+                "divides by the number of examples"
             )
+
+
+def modules_in(function: Callable[..., Any] | None) -> Iterator[nn.Module]:
+    """The modules that a loss or forward is, is bound to, was given by ``partial``, closes over or names."""
+    if isinstance(function, nn.Module):
+        yield function
+    elif isinstance(function, partial):
+        for item in (function.func, *function.args, *function.keywords.values()):
+            yield from modules_in(item)
+    elif (bound := getattr(function, "__self__", None)) is not None and isinstance(bound, nn.Module):
+        yield bound
+    elif (code := getattr(function, "__code__", None)) is not None:
+        for cell in function.__closure__ or ():  # type: ignore[union-attr]
+            try:
+                held = cell.cell_contents
+            except ValueError:  # not bound yet
+                continue
+            if isinstance(held, nn.Module):
+                yield held
+        names = function.__globals__  # type: ignore[union-attr]
+        yield from (names[name] for name in code.co_names if isinstance(names.get(name), nn.Module))
 
 
 def right_answers(outputs: Any, batch: Any) -> Tensor | None:
@@ -54,8 +149,38 @@ def right_answers(outputs: Any, batch: Any) -> Tensor | None:
     if not (isinstance(batch, tuple) and len(batch) == 2 and isinstance(outputs, Tensor)):
         return None
     targets = batch[1]
-    if not isinstance(targets, Tensor) or targets.is_floating_point():
+    if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.dtype is torch.bool:
         return None
-    if outputs.dim() != targets.dim() + 1 or outputs.shape[1] < 2:
+    if outputs.dim() != targets.dim() + 1 or outputs.shape[1] < 2 or outputs.shape[0] != targets.shape[0]:
+        return None
+    if outputs.shape[2:] != targets.shape[1:]:  # as where classes come last
         return None
     return (outputs.argmax(1) == targets).double()
+
+
+def _targets(batch: Any) -> Any:
+    """The second item; of a single one, as an autoencoder has it, that one."""
+    return batch[min(1, len(batch) - 1)] if isinstance(batch, tuple) and batch else batch
+
+
+def _own_loss(outputs: Any) -> Any:
+    found = outputs if isinstance(outputs, Tensor) else getattr(outputs, "loss", None)
+    if found is None and isinstance(outputs, Mapping):
+        found = outputs.get("loss")
+    if found is None:
+        raise ValueError(
+            f"loss=None, but forward returns a {type(outputs).__name__} without a loss: give a criterion or a function "
+            "loss(outputs, batch), or batches that hold the labels which the network needs for its own"
+        )
+    return found
+
+
+def _innermost(loss: Any) -> Any:
+    while isinstance(loss, partial):
+        loss = loss.func
+    return loss
+
+
+def _is_users(loss: Any) -> bool:
+    inner = _innermost(loss)
+    return isinstance(inner, nn.Module) and type(inner).__module__ != nn.modules.loss.__name__

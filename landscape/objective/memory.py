@@ -11,7 +11,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from landscape.objective.data import tensors_in
+from landscape.objective.batches import tensors_in
 
 __all__ = ["USUAL", "cached_bytes", "examples_at_once", "free_bytes", "saved_bytes"]
 
@@ -31,7 +31,7 @@ _CONTAINERS = (
 )
 
 
-def examples_at_once(loss_on: Callable[[Any], Tensor], batch: Any, count: int, flat: Tensor) -> int:
+def examples_at_once(loss_on: Callable[[Any], Tensor], batch: Any, count: float, flat: Tensor) -> int:
     """How many examples the network evaluates fastest together, the same in every run.
 
     Args:

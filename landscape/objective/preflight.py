@@ -3,33 +3,39 @@
 One product of the Hessian on the first batch is compared with an independent one: forward-over-reverse (the derivative
 of the gradient along v), or where an operation has none, the central difference of gradients in float64,
 
-    (grad f(theta + h v) - grad f(theta - h v)) / 2h,    ||h v|| = 1e-6 ||theta||.
+    D(h) = (grad f(theta + h v) - grad f(theta - h v)) / 2h,
 
-That finds, too, what torch's autograd passes over in silence: the second derivative of a function marked
-``once_differentiable`` is zero to it. In float32 a difference is no check: on networks with ReLU or max-pooling it is
-off by more than the product itself.
+at steps ||h v|| of 1e-6 to 1e-3 of ||theta||. How far D is known is told by ||D(h) - D(10 h)||: a network that computes
+in float32 within needs the larger steps. That finds, too, what torch's autograd passes over in silence: the second
+derivative of a function marked ``once_differentiable`` is zero to it. In float32 a difference is no check: on networks
+with ReLU or max-pooling it is off by more than the product itself.
+
+The gradient is compared with the difference of values likewise: where forward detaches something, or passes gradients
+straight through what has none, autograd's gradient is not the derivative of f.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 
+from landscape.objective.batches import mapped
 from landscape.objective.kernels import differentiable_twice
-from landscape.objective.loss import loss_of
+from landscape.objective.notes import AttentionCalls
 
 if TYPE_CHECKING:
     from landscape.objective.model import ModelObjective
 
 __all__ = ["Preflight", "preflight"]
+
+# what no check may pass, whatever the dtype
+_COARSEST = 1e-2
+_STEPS = (1e-6, 1e-5, 1e-4, 1e-3)
 
 
 @dataclass(frozen=True)
@@ -41,20 +47,27 @@ class Preflight:
     error: float  # ||H v - independent|| / ||independent||; NaN where there was no second way
     method: str  # of the independent product
     tolerance: float
+    gradient_error: float = float("nan")  # |g'v - difference of values| / ||g||; NaN where it is not known
 
     @property
     def passed(self) -> bool:
-        """Whether the two products agree within the tolerance."""
-        return self.error <= self.tolerance
+        """Whether the two products agree within the tolerance, and no gradient was found wrong."""
+        return self.error <= self.tolerance and not self.gradient_error > _COARSEST
 
     def __str__(self) -> str:
+        lines = list(self.notes)
+        if self.gradient_error > _COARSEST:
+            lines.append(
+                f"THE GRADIENT IS NOT THE DERIVATIVE of the loss: it differs by {self.gradient_error:.1e} of its norm "
+                "along a random direction, as where forward detaches a tensor or rounds one"
+            )
         if math.isnan(self.error):
-            return "\n".join([*self.notes, f"no product could be checked: {self.method}"])
-        verdict = "agrees" if self.passed else "DOES NOT AGREE"
+            return "\n".join([*lines, f"no product could be checked: {self.method}"])
+        verdict = "agrees" if self.passed or self.error <= self.tolerance else "DOES NOT AGREE"
         check = (
             f"a product {verdict} with {self.method}: relative error {self.error:.1e} (at most {self.tolerance:.0e})"
         )
-        return "\n".join([*self.notes, check])
+        return "\n".join([*lines, check])
 
 
 def preflight(f: ModelObjective, generator: torch.Generator) -> Preflight:
@@ -67,12 +80,12 @@ def preflight(f: ModelObjective, generator: torch.Generator) -> Preflight:
     Raises:
         ValueError: the network cannot be differentiated twice; the operation is named as far as torch names it.
     """
-    with _AttentionCalls() as attention:
+    with AttentionCalls() as attention:
         f.value(f.theta)
     # with the statistics that BatchNorm has now: the product holds them fixed, a difference would not
     norms = "frozen" if f.batch_norm == "recalibrated" else f.batch_norm
-    small = f._with(copy.deepcopy(f._model), [f._batches[0][0]], batch_norm=norms, calibration=None)
-    v = torch.randn(f.size, generator=generator, dtype=torch.float64).to(f.theta)
+    small = f._like(f._at_theta().sibling(), f._batches[:1], batch_norm=norms)
+    v = torch.randn(f.size, generator=generator, dtype=torch.float64).to(f.theta).index_fill(0, f.held, 0.0)
     try:
         unused = _unused(f)
         product = small.hvp(f.theta, v)
@@ -83,126 +96,120 @@ def preflight(f: ModelObjective, generator: torch.Generator) -> Preflight:
             f"the network cannot be differentiated twice ({cause}): replace the operation, or where it changes a "
             "tensor in place, write it out of place"
         ) from cause
-    notes = [*_of_modules(f._model, f.batch_norm), *attention.notes()]
+    notes = [*f.notes, *attention.notes()]
+    # two orders of summation differ by some eps times the terms, which may cancel
+    tolerance = min(max(1e-6, 1e3 * torch.finfo(f.dtype).eps), _COARSEST)
+    wide = _in_float64(small)
+    gradient_error = _gradient_error(wide, v)
     if unused:
-        notes.append(f"the loss does not depend on {', '.join(unused)}: these rows of H are zero")
-    independent, method = _independent(small, v)
+        depends = "no gradient reaches" if gradient_error > _COARSEST else "the loss does not depend on"
+        notes.append(f"{depends} {', '.join(unused)}: these rows of H are zero")
+    independent, method, known = _independent(small, wide, v)
     error = float("nan")
     if independent is not None:
-        size = max(float(independent.norm()), torch.finfo(f.dtype).tiny)
-        error = float((product.double() - independent.double()).norm()) / size
+        error = _apart(product, independent)
+        tolerance = min(max(tolerance, 3 * known), _COARSEST)
     return Preflight(
         notes=tuple(notes),
         unused=unused,
         error=error,
         method=method,
-        # two orders of summation differ by some eps times the terms, which may cancel; the difference has its own
-        # error, about 1e-8 on networks with kinks
-        tolerance=max(1e-6, 1e3 * torch.finfo(f.dtype).eps),
+        tolerance=tolerance,
+        gradient_error=gradient_error,
     )
-
-
-def _of_modules(model: nn.Module, batch_norm: str) -> list[str]:
-    modules = list(model.modules())
-    dropout = sum(_dropped(m) > 0 for m in modules)
-    norms = sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in modules)
-    recurrent = sum(isinstance(m, nn.RNNBase) for m in modules)
-    notes = []
-    if dropout:
-        notes.append(f"dropout is off in {dropout} layers")
-    if norms:
-        notes.append(f"BatchNorm is {batch_norm!r} in {norms} layers, whatever mode the network was in")
-    if recurrent:
-        notes.append(f"cuDNN is off for {recurrent} recurrent layers, as its kernels have no second derivative")
-    return notes
-
-
-def _dropped(module: nn.Module) -> float:
-    """The share that a layer drops in training."""
-    if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
-        return module.dropout
-    return module.p if isinstance(module, nn.modules.dropout._DropoutNd) else 0.0
-
-
-class _AttentionCalls(TorchFunctionMode):
-    """Counts the calls of fused attention in the forward pass."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        self.count += function is nn.functional.scaled_dot_product_attention
-        return function(*args, **(kwargs or {}))
-
-    def notes(self) -> list[str]:
-        if not self.count:
-            return []
-        return ["attention runs under torch's MATH kernel, as the fused ones have no second derivative"]
 
 
 def _unused(f: ModelObjective) -> tuple[str, ...]:
     """The parameters that no batch's loss depends on."""
     used: set[str] = set()
     for batch, _ in f._batches:
-        with differentiable_twice(f._model):
-            loss = f._loss_on(batch)
-        if loss.requires_grad:
-            gradients = torch.autograd.grad(loss, f._parameters, allow_unused=True)
-            used.update(name for name, g in zip(f.space.names, gradients, strict=True) if g is not None)
+        with f._evaluation.running(), differentiable_twice(), torch.inference_mode(False), torch.enable_grad():
+            loss = f._evaluation.loss_while_lent(batch)
+            if loss.requires_grad:
+                gradients = torch.autograd.grad(loss, f._network.weights, allow_unused=True)
+                used.update(name for name, g in zip(f.space.names, gradients, strict=True) if g is not None)
     return tuple(name for name in f.space.names if name not in used)
 
 
-def _independent(f: ModelObjective, v: Tensor) -> tuple[Tensor | None, str]:
-    """A product by other means than ours, and what they are."""
+def _in_float64(f: ModelObjective) -> ModelObjective | str:
+    """The same in float64, or what stands in the way."""
+
+    def widened(tensor: Tensor) -> Tensor:
+        return tensor.double() if tensor.is_floating_point() else tensor
+
     try:
-        return _forward_over_reverse(f, v), "forward-over-reverse"
-    except (RuntimeError, NotImplementedError, AttributeError):  # an operation without forward derivative
-        pass
-    try:
-        wide = f._with(
-            copy.deepcopy(f._model).double(), [_in_float64(batch) for batch, _ in f._batches], calibration=None
+        wide = f._like(
+            f._network.sibling(dtype=torch.float64), [(mapped(widened, batch), count) for batch, count in f._batches]
         )
-        w = v.double()
-        h = 1e-6 * float(wide.theta.norm()) / float(w.norm())
-        difference = wide.gradient(wide.theta + h * w) - wide.gradient(wide.theta - h * w)
-        return difference / (2 * h), "central differences in float64"
-    except (RuntimeError, NotImplementedError, TypeError) as error:
-        return None, f"neither forward-over-reverse nor float64 serve this network and its data ({error})"
+        wide.gradient(wide.theta)
+        return wide
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        return str(error)
 
 
-def _in_float64(item: Any) -> Any:
-    if isinstance(item, Tensor):
-        return item.double() if item.is_floating_point() else item
-    if isinstance(item, dict):
-        return {key: _in_float64(value) for key, value in item.items()}
-    return tuple(_in_float64(value) for value in item) if isinstance(item, tuple) else item
+def _independent(f: ModelObjective, wide: ModelObjective | str, v: Tensor) -> tuple[Tensor | None, str, float]:
+    """A product by other means than ours, what they are, and how far it is known."""
+    if not (f._evaluation.kernels.exchanges or f._evaluation.network.scripted):  # where transforms do not reach
+        try:
+            return _forward_over_reverse(f, v), "forward-over-reverse", 0.0
+        except (RuntimeError, NotImplementedError, AttributeError):  # an operation without forward derivative
+            pass
+    if isinstance(wide, str):
+        return None, f"neither forward-over-reverse nor float64 serve this network and its data ({wide})", math.nan
+    w, length = v.double(), float(wide.theta.norm()) / float(v.double().norm())
+    found = [_difference(wide, w, _STEPS[0] * length)]
+    best, known = found[0], math.inf
+    for step in _STEPS[1:]:
+        found.append(_difference(wide, w, step * length))
+        apart = _apart(found[-2], found[-1])
+        if apart < known:  # of two steps the smaller has the smaller curve, the larger the smaller rounding
+            best, known = found[-1] if known < math.inf else found[-2], apart
+        if known <= 1e-6:
+            break
+    method = "central differences in float64"
+    if known > _COARSEST:
+        return None, f"{method} are known to no more than {known:.0e} here", known
+    return best, method if known <= 1e-6 else f"{method}, known to {known:.0e}", known
+
+
+def _difference(f: ModelObjective, w: Tensor, h: float) -> Tensor:
+    return (f.gradient(f.theta + h * w) - f.gradient(f.theta - h * w)) / (2 * h)
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    one, other = one.double(), other.double()
+    return float((one - other).norm()) / max(float(other.norm()), torch.finfo(torch.float64).tiny)
 
 
 def _forward_over_reverse(f: ModelObjective, v: Tensor) -> Tensor:
-    model = copy.deepcopy(f._model)
     ((batch, _),) = f._batches
 
-    def loss(weights: dict[str, Tensor]) -> Tensor:
-        return loss_of(f._loss, f._forward(_Bound(model, weights), batch), batch)
+    def loss(*weights: Tensor) -> Tensor:
+        return f._evaluation.loss_on(batch, weights)
 
-    with differentiable_twice(model), warnings.catch_warnings():
+    with differentiable_twice(), warnings.catch_warnings():
         # torch warns of its own use of torch.jit when it loads its forward derivatives
         warnings.simplefilter("ignore", DeprecationWarning)
-        weights = {name: view.clone() for name, view in f.space.views(f.theta).items()}
-        along = {name: view.clone() for name, view in f.space.views(v).items()}
-        tangent = torch.func.jvp(torch.func.grad(loss), (weights,), (along,))[1]
-    return f.space.flatten(tangent) + f.weight_decay * v
+        weights = tuple(view.clone() for view in f.space.views(f.theta).values())
+        along = tuple(view.clone() for view in f.space.views(v).values())
+        gradient = torch.func.grad(loss, argnums=tuple(range(len(weights))))
+        tangent = torch.func.jvp(gradient, weights, along)[1]
+    product = f.space.flatten(dict(zip(f.space.names, tangent, strict=True))) + f.weight_decay * v
+    return product.index_fill(0, f.held, 0.0)
 
 
-class _Bound(nn.Module):
-    """A network called with weights from outside."""
-
-    def __init__(self, model: nn.Module, weights: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.model, self.weights = model, weights
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return torch.func.functional_call(self.model, self.weights, args, kwargs)
+def _gradient_error(wide: ModelObjective | str, v: Tensor) -> float:
+    """How far the gradient along v is from the difference of values; NaN where neither is known well enough."""
+    if isinstance(wide, str):
+        return math.nan
+    w = v.double()
+    gradient = wide.gradient(wide.theta)
+    scale = float(gradient.norm())
+    found = []
+    for step in (1e-5, 1e-4):
+        h = step * float(wide.theta.norm()) / float(w.norm())
+        found.append((wide.value(wide.theta + h * w) - wide.value(wide.theta - h * w)) / (2 * h))
+    # both steps must tell the same, else a kink lies between, the network rounds, or the gradient is next to nothing
+    if not scale > 0 or not abs(found[0] - found[1]) <= 1e-3 * scale:
+        return math.nan
+    return abs(found[0] - float(gradient @ w)) / scale

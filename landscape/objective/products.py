@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.objective.data import tensors_in
+from landscape.objective.batches import tensors_in
 from landscape.objective.memory import free_bytes, saved_bytes
 
 __all__ = ["KeptProducts", "Product", "all_finite", "gauss_newton_product", "gradient_of", "hessian_product"]
@@ -28,7 +28,8 @@ def gradient_of(loss: Tensor, parameters: Sequence[Tensor], *, create_graph: boo
     """The gradient of ``loss``, piece by piece as the parameters are; zeros where it depends on none of them."""
     if not loss.requires_grad:  # torch refuses to differentiate what has no graph at all
         return _zeros(parameters)
-    return torch.autograd.grad(loss, parameters, create_graph=create_graph, materialize_grads=True)
+    gradients = torch.autograd.grad(loss, parameters, create_graph=create_graph, materialize_grads=True)
+    return [g.to_dense() if g.is_sparse else g for g in gradients]
 
 
 def hessian_product(loss: Tensor, parameters: Sequence[Tensor]) -> Product:
@@ -107,7 +108,7 @@ class KeptProducts:
     def __init__(
         self,
         prepare: Callable[[Any], Product],
-        batches: list[tuple[Any, int]],
+        batches: list[tuple[Any, float]],
         flat: Tensor,
         memory: int | str,
     ) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.objective import ModelObjective
+from landscape.objective.loss import is_criterion
 
 __all__ = ["Problem"]
 
@@ -28,6 +29,7 @@ class Problem:
     train: Any  # (inputs, targets), or an iterable of batches
     test: Any
     forward: Callable[[nn.Module, Any], Any] | None = None  # as for ModelObjective
+    options: Mapping[str, Any] = field(default_factory=dict)  # of ModelObjective: count, whole_batches, noise, ...
 
     def build(self, seed: int) -> nn.Module:
         """The network at the initial weights of ``seed``; torch's global generator is left as it was."""
@@ -59,9 +61,9 @@ class Problem:
         model = self.build(seed=0)
         data = self.data(split, examples=examples, seed=seed)
         loss = self.loss
-        if loss is not None and not isinstance(loss, nn.Module):
+        if loss is not None and not is_criterion(loss):
             loss = partial(_on_targets, loss)  # a plain function: ModelObjective would hand it the batch
-        return ModelObjective(model, loss, data, forward=self.forward, **options)
+        return ModelObjective(model, loss, data, forward=self.forward, **{**self.options, **options})
 
 
 def _on_targets(criterion: Callable[..., Tensor], outputs: Any, batch: Any) -> Tensor:

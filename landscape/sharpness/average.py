@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from landscape.objective import Objective
+from landscape.objective.contract import number
 from landscape.randomness import generator_or_new, normal
 from landscape.results import Cost, Sharpness
 from landscape.sharpness.record import check, rescaled_alike, sampled
@@ -95,7 +96,8 @@ def average_case(
     began = time.perf_counter()
     theta = check(objective, theta, rho=rho, samples=samples)
     deviation = rho * (theta.abs() if adaptive else torch.ones_like(theta))
-    rises = perturbed(objective.value, theta, deviation, samples, generator_or_new(generator)) - objective.value(theta)
+    rises = perturbed(objective.value, theta, deviation, samples, generator_or_new(generator))
+    rises = rises - number(objective.value(theta))
     return Sharpness(
         **sampled(rises),
         name=f"{'adaptive ' if adaptive else ''}average-case sharpness, rho {rho:g}",
@@ -157,7 +159,7 @@ def perturbed(
     """``of(theta + deviation * z)`` for each draw of z ~ N(0, I), shape (samples,); not finite ones are kept."""
     draws = np.empty(samples)
     for j in range(samples):
-        draws[j] = of(theta + deviation * normal(len(theta), generator, theta.dtype, theta.device))
+        draws[j] = number(of(theta + deviation * normal(len(theta), generator, theta.dtype, theta.device)))
     return draws
 
 

@@ -24,9 +24,11 @@ from torch import Tensor
 
 from landscape.ascent import Ball, ascend
 from landscape.objective import ModelObjective, Objective
+from landscape.objective.contract import number
 from landscape.randomness import generator_or_new, normal
 from landscape.results import Cost, Sharpness
 from landscape.sharpness.record import check, exact, rescaled_alike, sampled
+from landscape.sums import dot
 
 __all__ = ["epsilon_sharpness", "sam", "worst_case"]
 
@@ -61,7 +63,7 @@ def sam(objective: Objective, theta: Tensor, *, rho: float | None = None, adapti
     theta = check(objective, theta, rho=rho)
     ball = Ball(_scale(theta, adaptive), rho, 2)
     value, gradient = objective.value_and_gradient(theta)
-    worst = objective.value(theta + ball.scale * ball.furthest(ball.scale * gradient))
+    value, worst = number(value), number(objective.value(theta + ball.scale * ball.furthest(ball.scale * gradient)))
     return Sharpness(
         **exact(worst - value),
         name=f"{'adaptive ' if adaptive else ''}SAM sharpness, rho {rho:g}",
@@ -71,7 +73,7 @@ def sam(objective: Objective, theta: Tensor, *, rho: float | None = None, adapti
         source="ASAM, Kwon et al. 2021" if adaptive else "SAM, Foret et al. 2021",
         reparametrisation_invariant=adaptive and rescaled_alike(objective),
         settings={"rho": rho, "adaptive": adaptive},
-        diagnostics={"gradient_norm": float(gradient.norm())},
+        diagnostics={"gradient_norm": dot(gradient, gradient) ** 0.5},
         cost=Cost(values=1, gradients=1, seconds=time.perf_counter() - began),
     )
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from landscape.checkpoints import Checkpoint
 from landscape.objective import ModelObjective, Objective
 from landscape.objective.examples import Examples
-from landscape.objective.moving import move_to
+from landscape.objective.tensors import fixed_tensors, move_to, state_of
 from landscape.progress import Progress, silent
 from landscape.results import Line
 from landscape.slices.checks import checked_coordinates, in_common, named
@@ -136,21 +136,28 @@ def _between_checkpoints(
         raise ValueError(f"a is a Checkpoint, but {others} of the objectives are no networks: give a and b as tensors")
     at_a = {name: network.at(a) for name, network in networks.items()}
     f = next(iter(at_a.values()))
-    ends = f.theta, f.at(b).theta
-    if all(torch.equal(a.tensors[name], b.tensors[name]) for name in a.tensors if name not in f.space.names):
+    at_b = f.at(b)
+    ends = f.theta, at_b.theta
+    fixed, fixed_at_b = (fixed_tensors(each, with_statistics=True) for each in (f, at_b))
+    if all(torch.equal(tensor, fixed_at_b[name]) for name, tensor in fixed.items()):
         return dict(at_a), *_between_points(at_a, *ends), False
 
+    # by the network's own names, whatever the files call them
+    mine, other = state_of(f, a.name), state_of(at_b, b.name)
+
     def measure_between(t: float) -> list[Examples]:
-        between = Checkpoint(f"{1 - t:g} {a.name} + {t:g} {b.name}", {k: _mixed(a, b, k, t) for k in a.tensors})
+        mixed = {name: _mixed(mine, other, name, t) for name in mine.tensors}
+        between = Checkpoint(f"{1 - t:g} {a.name} + {t:g} {b.name}", mixed)
         for network in at_a.values():
-            move_to(network, between)
+            # mixed vectors of spectral normalisation are those of no matrix
+            move_to(network, between, spectral=t not in (0, 1))
         return [measure(network, network.theta) for network in at_a.values()]
 
     return dict(at_a), ends, measure_between, True
 
 
-def _mixed(a: Checkpoint, b: Checkpoint, name: str, t: float) -> Tensor:
-    if a.tensors[name].is_floating_point():
+def _mixed(a: Checkpoint, b: Checkpoint, name: str, t: float) -> Any:
+    if isinstance(a.tensors[name], Tensor) and a.tensors[name].is_floating_point():
         mixed = (1 - t) * a.tensors[name] + t * b.tensors[name]
         return mixed.clamp(min=0) if name.endswith("running_var") else mixed
     return (a if t < 0.5 else b).tensors[name]  # a count of batches has no mean

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from torch import Tensor
-
 from landscape.objective import ModelObjective, Objective
-from landscape.objective.batch_norm import norm_layers
+from landscape.objective.tensors import statistics
 
-__all__ = ["batch_norm_of", "fixed_tensors", "gathers_anew", "keeps_statistics", "to_walk_between"]
+__all__ = ["batch_norm_of", "gathers_anew", "keeps_statistics", "to_walk_between"]
 
 F = TypeVar("F", bound=Objective)
 
@@ -32,20 +30,13 @@ def keeps_statistics(objective: Objective) -> bool:
 def to_walk_between(objective: F) -> F | ModelObjective:
     """The objective, or where it has frozen statistics the same with those gathered again at every point.
 
-    Statistics belong to the weights they were gathered at: between two networks, those of either mean nothing.
+    Statistics, and the vectors of spectral normalisation, belong to the weights they were gathered at: between two
+    networks, those of either mean nothing.
     """
     if isinstance(objective, ModelObjective) and keeps_statistics(objective):
-        return objective._with(objective._model, batch_norm="recalibrated")
+        return objective.recalibrated()
     return objective
 
 
-def fixed_tensors(objective: ModelObjective, *, statistics: bool) -> dict[str, Tensor]:
-    """The tensors of its network that theta does not hold, by name; BatchNorm's statistics among them or not."""
-    model = objective._model
-    left_out = set() if statistics else {id(buffer) for norm in norm_layers(model) for buffer in norm.buffers()}
-    named = [*model.named_parameters(), *model.named_buffers()]
-    return {name: t for name, t in named if name not in objective.space.names and id(t) not in left_out}
-
-
 def _has_statistics(objective: Objective) -> bool:
-    return isinstance(objective, ModelObjective) and bool(norm_layers(objective._model))
+    return isinstance(objective, ModelObjective) and bool(statistics(objective))

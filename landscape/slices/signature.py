@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from landscape.objective import ModelObjective, Objective
-from landscape.objective.data import digest
-from landscape.slices.policies import fixed_tensors, gathers_anew, keeps_statistics
+from landscape.objective.batches import digest
+from landscape.objective.tensors import fixed_tensors
+from landscape.slices.policies import gathers_anew, keeps_statistics
 
 __all__ = ["signature"]
 
@@ -29,14 +30,15 @@ def signature(
     for name, f in objectives.items():
         kinds[name] = [type(f).__name__, f.size, str(f.dtype)]
         if isinstance(f, ModelObjective):
-            fixed = fixed_tensors(f, statistics=keeps_statistics(f))
+            fixed = fixed_tensors(f, with_statistics=keeps_statistics(f))
             kinds[name] += [
                 f.batch_norm,
                 f.weight_decay,
+                [f.whole_batches, f.noise or "", f.mode],
                 f.data_digest(),
                 digest(f._calibration) if gathers_anew(f) else "",
                 _hashed(fixed),
-                _settings(f._loss),
+                _settings(f._evaluation.loss),
             ]
     coordinates = {name: torch.from_numpy(points) for name, points in axes.items()}
     return {"objective": kinds, **_hashed(coordinates), **_hashed(others)}

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from landscape.objective import ModelObjective, Objective
+from landscape.objective.contract import number
 from landscape.objective.examples import Examples
 from landscape.progress import Progress
 from landscape.results import Cost
@@ -140,7 +141,7 @@ def measure(objective: Objective, theta: Tensor) -> Examples:
     if isinstance(objective, ModelObjective):
         return objective.per_example(theta)
     # others may keep theta, but the walk goes on in the same vector
-    value = objective.value(theta.to(objective.dtype, copy=True))
+    value = number(objective.value(theta.to(objective.dtype, copy=True)))
     nothing = np.empty(0)
     return Examples({"loss": value}, loss=np.array([value]), counts=np.ones(1), right=nothing, class_accuracy=nothing)
 

@@ -1,0 +1,75 @@
+"""Which networks are taken at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+__all__ = ["HALF", "check_initialised", "check_memory", "checked_dtype"]
+
+# evaluated in float32: their rounding would be most of a second derivative
+HALF = (torch.float16, torch.bfloat16)
+
+
+def check_initialised(model: nn.Module) -> None:
+    """Refuse what is no module, or one whose lazy layers have no shape yet.
+
+    Raises:
+        TypeError, ValueError: it is.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model is a {type(model).__name__}: give a torch.nn.Module, or for a function of a dictionary of tensors "
+            "and the inputs, params={name: tensor}"
+        )
+    lazy = [name for name, t in (*model.named_parameters(), *model.named_buffers()) if is_lazy(t)]
+    if lazy:
+        raise ValueError(
+            f"model has parameters without a shape yet, {', '.join(lazy[:5])}: run it once on a batch, so that its "
+            "lazy modules are initialised"
+        )
+
+
+def check_memory(model: nn.Module, theta: Sequence[Tensor]) -> None:
+    """Refuse networks that keep a view of a trainable parameter as a buffer or plain attribute.
+
+    Raises:
+        ValueError: one does.
+    """
+    theirs, own = {t.untyped_storage().data_ptr() for t in theta}, {id(t) for t in theta}
+    for name, module in model.named_modules():
+        held = {**vars(module), **vars(module).get("_buffers", {})}
+        for key, value in held.items():
+            if not isinstance(value, Tensor) or isinstance(value, nn.Parameter) or id(value) in own:
+                continue
+            if value.layout is torch.strided and value.numel() and value.untyped_storage().data_ptr() in theirs:
+                raise ValueError(
+                    f"{f'{name}.{key}'.lstrip('.')} of the model is a view of one of its trainable parameters, such as "
+                    "weight.data, which would not follow theta: let forward read the parameter itself"
+                )
+
+
+def checked_dtype(theta: Sequence[Tensor], dtype: torch.dtype | None) -> torch.dtype:
+    """In which to evaluate a network with these trainable parameters; ``dtype`` where the user asks for one.
+
+    Raises:
+        ValueError: they are complex, or of several dtypes or devices.
+    """
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ValueError(f"dtype={dtype}: give a floating one, torch.float32 or torch.float64")
+    dtypes, devices = ({str(getattr(p, what)) for p in theta} for what in ("dtype", "device"))
+    if any(p.is_complex() for p in theta):
+        raise ValueError(
+            "model has complex parameters: give it real ones, such as torch.view_as_real of them, since theta is a "
+            "vector of real numbers"
+        )
+    if len(devices) > 1 or (len(dtypes) > 1 and dtype is None):
+        raise ValueError(
+            f"model has parameters of several dtypes or devices, {sorted(dtypes | devices)}: convert it with "
+            "model.to(device, dtype), or give dtype=torch.float32 to have it evaluated so"
+        )
+    own = theta[0].dtype
+    return dtype or (torch.float32 if own in HALF else own)

@@ -1,0 +1,197 @@
+"""What a few evaluations of one micro-batch tell of a network when its objective is made.
+
+- *It is the one at theta*: where the loss's graph reaches the user's own parameters, forward holds on to them by other
+  ways than its modules' attributes, such as a closure over the tensor itself.
+- *f is a function*: two values at the same theta are one.
+- *f is a mean over examples*: with c examples in a batch and c_1 + c_2 = c in its parts, c f = c_1 f_1 + c_2 f_2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from landscape.objective.batches import rows_of, tensors_in
+from landscape.objective.parts import taken, together
+
+__all__ = ["PaddedRows", "check_function", "check_mean_over_examples", "originals_in", "refused_clearly", "same"]
+
+
+def originals_in(loss: Tensor, originals: Mapping[int, tuple[str, Tensor]]) -> list[str]:
+    """The names of those of the user's parameters, given by ``id``, that the graph of ``loss`` ends in."""
+    found, seen, nodes = [], set(), [loss.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None and id(variable) in originals:
+            found.append(originals[id(variable)][0])
+        nodes.extend(before for before, _ in node.next_functions)
+    return sorted(set(found))
+
+
+def check_function(one: float, other: float, dtype: torch.dtype, *, frozen: bool) -> None:
+    """Refuse a network whose loss is another each time.
+
+    Raises:
+        ValueError: the two values differ.
+    """
+    if same(one, other, dtype):
+        return
+    if frozen:
+        raise ValueError(
+            f"f(theta) is {one:.9g} and then {other:.9g} though noise='frozen': forward or the loss keeps state of its "
+            "own, or draws from another generator than the global ones of torch, NumPy and Python; take that out"
+        )
+    raise ValueError(
+        f"f(theta) is {one:.9g} and then {other:.9g} at the same theta, so forward or the loss draws random numbers, "
+        "as dropout does that is not told of evaluation mode: stop it, or give noise='frozen', by which each "
+        "evaluation draws the same"
+    )
+
+
+def check_mean_over_examples(
+    value_of: Callable[[Any], float],
+    weight_of: Callable[[Any], float],
+    batches: list[tuple[Any, float]],
+    dtype: torch.dtype,
+) -> None:
+    """Refuse a loss of a batch that is not the mean over its examples, on some examples of all batches.
+
+    Args:
+        value_of: the loss of a batch.
+        weight_of: how many examples it weighs.
+        batches: each with its weight; those that cannot be split are passed over.
+        dtype: of theta, which the tolerance follows.
+
+    Raises:
+        ValueError: it is not, or a part cannot be evaluated.
+    """
+    whole = _sample([batch for batch, _ in batches])
+    if whole is None:
+        return
+    rows = rows_of(whole) or 0
+    first = max(1, rows // 3)
+    parts = [taken(whole, index) for index in torch.arange(rows).split([first, rows - first])]
+    weights = [weight_of(part) for part in parts]
+    total = weight_of(whole)
+    if not all(weight > 0 for weight in weights):
+        return
+    try:
+        value, values = value_of(whole), [value_of(part) for part in parts]
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as cause:
+        raise ValueError(
+            f"some examples of a batch cannot be evaluated without the others ({type(cause).__name__}: {cause}): give "
+            "whole_batches=True, which takes each batch as it is and never splits it"
+        ) from cause
+    mean = sum(weight * part for weight, part in zip(weights, values, strict=True)) / total
+    # other sizes are summed in other orders, and layers enlarge what that changes; half of the digits are left. Many
+    # networks and losses calculate in float32 within, whatever they are in
+    tolerance = max(torch.finfo(dtype).eps ** 0.5, 1e-6)
+    if not math.isfinite(value) or same(value, mean, dtype, tolerance):
+        return
+    told = f"the loss of {rows} examples is {value:.6g}, but the weighted mean of its parts ({values[0]:.6g} of "
+    told += f"{weights[0]:g} and {values[1]:.6g} of {weights[1]:g}) is {mean:.6g}"
+    if same(value, sum(values), dtype, tolerance):
+        raise ValueError(f"{told}: it is their sum, so divide it by the number of examples")
+    raise ValueError(
+        f"{told}: f would depend on how the data are cut into batches. Give count=, a function of the batch, where a "
+        "batch weighs something else than its first dimension: for a mean over tokens "
+        "count=lambda batch: (batch['labels'] != -100).sum(). Give whole_batches=True where the loss is of a batch "
+        "as such (contrastive, Dice, triplets, statistics of the batch): f then belongs to these batches"
+    )
+
+
+def refused_clearly(cause: Exception, batch: Any, dtype: torch.dtype) -> Exception:
+    """What to raise where the first batch cannot be evaluated: ours as it is, others with what they are about."""
+    trace = cause.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    raised_in = trace.tb_frame.f_globals.get("__name__") if trace is not None else None
+    if isinstance(cause, torch.OutOfMemoryError) or raised_in in _OURS:
+        return cause
+    others = {str(t.dtype) for t in tensors_in(batch) if t.is_floating_point() and t.dtype != dtype}
+    hint = f" The network is in {dtype} and data holds {', '.join(sorted(others))}: convert one." if others else ""
+    return ValueError(
+        f"the first batch of data cannot be evaluated ({type(cause).__name__}: {cause}).{hint} By default forward is "
+        "model(inputs) for tuples and tensors and model(**batch) for mappings, a criterion is called as loss(outputs, "
+        "targets) and any other loss as loss(outputs, batch): give forward= or loss= to have it otherwise"
+    )
+
+
+# where errors are raised that say what they are about
+_OURS = ("landscape.objective.loss", "landscape.objective.batches")
+
+
+class PaddedRows(TorchFunctionMode):
+    """Notes the embeddings that are looked up with a ``padding_idx``."""
+
+    def __init__(self, weights: dict[int, str]) -> None:
+        super().__init__()
+        self._weights = weights
+        self.found: dict[str, int] = {}
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function in (functional.embedding, functional.embedding_bag):
+            name, row = self._weights.get(id(args[1])), kwargs.get("padding_idx")
+            if name is not None and row is not None:
+                self.found[name] = row % len(args[1])
+        return function(*args, **kwargs)
+
+
+def same(one: float, other: float, dtype: torch.dtype, tolerance: float | None = None) -> bool:
+    """Whether two losses are one. By default to what some operations on a GPU lose by another order of summation."""
+    if not (math.isfinite(one) and math.isfinite(other)):
+        return (math.isnan(one) and math.isnan(other)) or one == other
+    eps = torch.finfo(dtype).eps
+    # a loss near zero is the difference of terms of about one
+    return abs(one - other) <= (tolerance or 1e3 * eps) * max(abs(one), abs(other)) + 10 * eps
+
+
+def _sample(batches: list[Any]) -> Any:
+    """Examples of all batches that are alike, no more than the first holds, those that most differ at its ends.
+
+    Targets that are ignored are negative, as -100 is: such examples come first.
+    """
+    batches = [batch for batch in batches if rows_of(batch)]
+    if not batches:
+        return None
+    rows = [rows_of(batch) or 0 for batch in batches]
+    ignored = torch.cat([_negatives(batch) for batch in batches])
+    order = ignored.argsort(descending=True, stable=True)
+    most = min(rows[0] if rows[0] > 1 else 8, len(order))
+    first, others = order.tensor_split([most // 3 if bool(ignored.any()) else 0])
+    evenly = torch.linspace(0, len(others) - 1, most - len(first)).round().long()
+    chosen = torch.cat([first, others[evenly]]).unique()
+    # in the order of the batches, and within each of what is ignored
+    ends = torch.tensor(rows).cumsum(0)
+    pieces = []
+    for i, batch in enumerate(batches):
+        here = chosen[(chosen < ends[i]) & (chosen >= ends[i] - rows[i])]
+        if len(here):
+            here = here[ignored[here].argsort(descending=True, stable=True)]
+            pieces.append(taken(batch, here - (ends[i] - rows[i])))
+    whole = max(together(pieces), key=lambda piece: rows_of(piece) or 0)
+    return whole if (rows_of(whole) or 0) > 1 else None
+
+
+def _negatives(batch: Any) -> Tensor:
+    def each() -> Iterator[Tensor]:
+        for tensor in tensors_in(batch):
+            if not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype is torch.bool):
+                yield (tensor < 0).flatten(1).sum(1).cpu() if tensor.dim() > 1 else (tensor < 0).long().cpu()
+
+    return sum(each(), torch.zeros(rows_of(batch) or 0, dtype=torch.long))

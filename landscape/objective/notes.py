@@ -1,0 +1,129 @@
+"""What is said of a network and its loss before anything is measured: what is held fixed, switched off, undone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from landscape.objective.loss import reduction_of
+
+if TYPE_CHECKING:
+    from landscape.objective.model import ModelObjective
+
+__all__ = ["AttentionCalls", "notes_on"]
+
+_FEW = 5
+
+
+def notes_on(f: ModelObjective) -> list[str]:
+    """One sentence for each."""
+    return [*f.told, *_of_wrappers(f._evaluation.network.modules), *_of_modules(f), *_of_tensors(f), *_of_f(f)]
+
+
+def _of_wrappers(modules: list[nn.Module]) -> list[str]:
+    notes = []
+    if any(map(_is_compiled, modules)):
+        notes.append("compiled code runs eagerly, since its backward pass cannot be differentiated")
+    if any(isinstance(m, nn.DataParallel | nn.parallel.DistributedDataParallel) for m in modules):
+        notes.append("the module inside DataParallel or DistributedDataParallel is evaluated, in this process alone")
+    if any(isinstance(m, torch.jit.ScriptModule) for m in modules):
+        notes.append("parts are TorchScript, whose attributes other than parameters and buffers are not put back")
+    return notes
+
+
+def _of_modules(f: ModelObjective) -> list[str]:
+    modules = f._evaluation.network.modules
+    dropout = sum(_dropped(m) > 0 for m in modules)
+    norms = sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in modules)
+    recurrent = sum(isinstance(m, nn.RNNBase) for m in modules)
+    notes = []
+    if dropout:
+        notes.append(f"dropout is off in {dropout} layers")
+    if norms:
+        notes.append(f"BatchNorm is {f.batch_norm!r} in {norms} layers, whatever mode the network was in")
+    if f._evaluation.spectral:
+        kept = "found again at every theta" if f.batch_norm == "recalibrated" else "kept, as in evaluation mode"
+        notes.append(f"the vectors of spectral normalisation are {kept}, in {len(f._evaluation.spectral)} layers")
+    if recurrent:
+        notes.append(f"cuDNN is off for {recurrent} recurrent layers, as its kernels have no second derivative")
+    if any(getattr(m, "sparse", False) is True for m in modules if isinstance(m, nn.Embedding | nn.EmbeddingBag)):
+        notes.append("embeddings have dense gradients here, as sparse ones have no second derivative")
+    return notes
+
+
+def _of_tensors(f: ModelObjective) -> list[str]:
+    notes = []
+    if f._evaluation.network.converted:
+        notes.append(f"the network and its data are evaluated in {f.dtype}")
+    theirs = {id(p) for p in f._evaluation.network.model.parameters()}
+    own = [p for m in f._evaluation.network.modules for p in m.parameters(recurse=False) if id(p) not in theirs]
+    if own:
+        count = sum(p.numel() for p in {id(p): p for p in own}.values())
+        notes.append(f"{count} parameters of the loss, which are not the network's, are held fixed")
+    for name, row in f._evaluation.found.padded.items():
+        notes.append(f"row {row} of {name}, that of its padding_idx, is held fixed, as autograd holds it")
+    if f._evaluation.kernels.exchanges:
+        notes.append("forward holds parameters by other ways than its modules, where ours are taken for them")
+    if f._evaluation.network.moving:
+        notes.append(
+            f"{f._evaluation.network.moving} buffers move in forward: each evaluation begins with the checkpoint's"
+        )
+    if f._evaluation.writes:
+        notes.append("forward writes into its batch: each evaluation has a copy")
+    return notes
+
+
+def _of_f(f: ModelObjective) -> list[str]:
+    notes = []
+    if reduction_of(f._evaluation.loss) == "sum":
+        notes.append("the loss is a sum, divided by the number of examples")
+    if f.whole_batches:
+        notes.append(f"f belongs to these {len(f._batches)} batches: its loss is of each batch as a whole")
+    if f.noise is not None:
+        notes.append("random numbers are the same at each evaluation: f is of these, and of these batches")
+    if f.mode == "train":
+        notes.append("the network is in training mode, but for normalisation and dropout")
+    return notes
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    if "torch._dynamo" not in sys.modules:
+        return False
+    own = vars(module).get("forward")
+    return (
+        type(module).__name__ == "OptimizedModule"
+        or getattr(module, "_compiled_call_impl", None) is not None
+        or hasattr(own, "_torchdynamo_orig_callable")
+    )
+
+
+def _dropped(module: nn.Module) -> float:
+    """The share that a layer drops in training."""
+    if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
+        return module.dropout
+    return module.p if isinstance(module, nn.modules.dropout._DropoutNd) else 0.0
+
+
+class AttentionCalls(TorchFunctionMode):
+    """Counts the calls of fused attention in the forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.count += function is nn.functional.scaled_dot_product_attention
+        return function(*args, **(kwargs or {}))
+
+    def notes(self) -> list[str]:
+        """Whether there were any."""
+        if not self.count:
+            return []
+        return ["attention runs under torch's MATH kernel, as the fused ones have no second derivative"]
