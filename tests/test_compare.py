@@ -1,5 +1,6 @@
 import dataclasses
 import sys
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import xarray
 from torch import nn
 
 from landscape import Checkpoint, CompareSettings, ModelObjective, Problem, compare, local_entropy
+from landscape.provenance import _version
 from tests.problems import seeded, tiny_mlp
 
 QUICK = CompareSettings(
@@ -288,3 +290,36 @@ def test_bad_input_is_named():
         CompareSettings(tempered_moves=0)
     with pytest.raises(ValueError, match=r"tempered_tol=0\.0: give a positive"):
         CompareSettings(tempered_tol=0.0)
+
+
+def test_a_source_tree_that_was_never_installed_can_be_compared_from():
+    assert _version("no-distribution-of-this-name") == "not installed"
+    assert _version("torch") == version("torch")
+
+
+def test_what_was_done_to_networks_files_and_data_is_kept_and_options_of_a_problem_reach_f():
+    """A wrapped network in half precision, files that name it otherwise, targets that are ignored."""
+    model, (x, y) = tiny_mlp()
+    ignored = y.clone()
+    ignored[:5] = -100
+    problem = Problem(
+        "tiny",
+        lambda: nn.DataParallel(tiny_mlp()[0].half()),
+        nn.CrossEntropyLoss(),
+        (x.half(), ignored),
+        (x.half(), y),
+        options={"count": lambda batch: int((batch[1] != -100).sum())},
+    )
+    checkpoints = [
+        Checkpoint(name, {f"net.{k}": scale * t.half() for k, t in model.state_dict().items()})
+        for name, scale in (("a", 1.0), ("b", 1.5))
+    ]
+    found = compare(checkpoints, problem, settings=QUICK)
+    half = tiny_mlp()[0].half().float()
+    expected = nn.functional.cross_entropy(half(x.half().float()), ignored)
+    index = next(i for i, name in enumerate(found.measures.names) if "loss" in name and "train" in name)
+    # float32, and the sum over examples in another order
+    assert found.measures.values[index][0] == pytest.approx(float(expected.detach()), rel=1e-6)
+    notes = " ".join(found.provenance["notes"])
+    for told in ("inside DataParallel", "evaluated in torch.float32", "a: ", "'net.'"):
+        assert told in notes

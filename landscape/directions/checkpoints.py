@@ -89,7 +89,7 @@ def trajectory_plane(
 
     Args:
         points: the weights w_i, shape (points, n), or a list of (n,). From the files of ``optim.train``:
-            ``[f.space.flatten(load_checkpoint(path).tensors) for path in sorted((run / "trajectory").iterdir())]``.
+            ``[f.at(load_checkpoint(path)).theta for path in sorted((run / "trajectory").iterdir())]``.
         origin: w, shape (n,). Default: the last point.
         names: of the points. Default: "0", "1", ...
 

@@ -39,7 +39,7 @@ def local_entropy_along(
     Args:
         objective: f. Its buffers serve all points: give a network with BatchNorm ``batch_norm="recalibrated"``.
         points: shape (points, n), or a list of (n,). From the files of ``optim.train``:
-            ``[f.space.flatten(load_checkpoint(path).tensors) for path in sorted((run / "trajectory").iterdir())]``.
+            ``[f.at(load_checkpoint(path)).theta for path in sorted((run / "trajectory").iterdir())]``.
         radius: of the ball, as for ``local_entropy``; a number or several.
         method: one of those of ``local_entropy``.
         generator: each point is measured from its present state. Default: seeded by the operating system.
