@@ -567,6 +567,7 @@ class _Forgets(nn.Module):
         return self.inner[2](torch.tanh(functional.linear(x, weight, self.inner[0].bias)))
 
 
+@pytest.mark.filterwarnings("ignore:no gradient reaches")
 @pytest.mark.parametrize(
     "forget",
     [lambda w: w.detach(), lambda w: w + w.detach(), lambda w: 2 * w - w.detach()],

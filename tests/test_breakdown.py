@@ -25,6 +25,7 @@ def test_layers_are_the_diagonal_blocks_of_the_hessian():
         assert abs(float(row.trace) - exact.sum()) < 4 * float(row.trace_stderr)
 
 
+@pytest.mark.filterwarnings("ignore:no gradient reaches")
 def test_a_layer_that_is_not_used_is_flat():
     class Idle(nn.Module):
         def __init__(self) -> None:

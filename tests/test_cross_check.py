@@ -183,6 +183,7 @@ def test_objectives_beyond_pyhessian_are_named():
         cross_check(ModelObjective(dense, loss, ragged))
 
 
+@pytest.mark.filterwarnings("ignore:no gradient reaches")
 def test_parameters_without_second_derivatives_are_named():
     class Idle(nn.Module):
         def __init__(self):

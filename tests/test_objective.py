@@ -145,6 +145,7 @@ def test_the_last_batch_is_never_one_example_alone():
     assert [count for _, count in f._batches] == [3, 3, 3]
 
 
+@pytest.mark.filterwarnings("ignore:no gradient reaches")
 def test_unused_parameters_have_no_gradient_and_zero_rows():
     class Unused(nn.Module):
         def __init__(self) -> None:

@@ -205,6 +205,7 @@ class _Idle(nn.Module):
         return self.used(x)
 
 
+@pytest.mark.filterwarnings("ignore:no gradient reaches")
 def test_a_layer_that_is_not_used_has_derivatives_of_zero():
     _, data = tiny_mlp()
     f = ModelObjective(_Idle().double(), nn.CrossEntropyLoss(), data, batch_size=20)
@@ -239,6 +240,7 @@ class _Recurrent(nn.Module):
         return self.head(self.norm(self.lstm(x.view(-1, 2, 2))[0][:, -1]))
 
 
+@pytest.mark.filterwarnings("ignore:no gradient reaches")
 def test_preflight_says_what_it_found_and_checks_a_product():
     _, data = tiny_mlp()
     report = ModelObjective(_Attention().double(), nn.CrossEntropyLoss(), data).preflight()

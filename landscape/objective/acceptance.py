@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from landscape.objective.containers import found
+from landscape.objective.modes import EMBEDDINGS
+
 __all__ = ["HALF", "check_initialised", "check_memory", "checked_dtype"]
 
 # evaluated in float32: their rounding would be most of a second derivative
@@ -34,16 +37,22 @@ def check_initialised(model: nn.Module) -> None:
 
 
 def check_memory(model: nn.Module, theta: Sequence[Tensor]) -> None:
-    """Refuse networks that keep a view of a trainable parameter as a buffer or plain attribute.
+    """Refuse networks that keep a view of a trainable parameter, or whose embeddings renormalise their weights.
 
     Raises:
         ValueError: one does.
     """
     theirs, own = {t.untyped_storage().data_ptr() for t in theta}, {id(t) for t in theta}
     for name, module in model.named_modules():
+        if isinstance(module, EMBEDDINGS) and module.max_norm is not None:
+            raise ValueError(
+                f"model has an embedding {name!r} with max_norm={module.max_norm}, whose forward changes the weights "
+                "in place, so that they are no longer those of theta: give it max_norm=None"
+            )
         held = {**vars(module), **vars(module).get("_buffers", {})}
-        for key, value in held.items():
-            if not isinstance(value, Tensor) or isinstance(value, nn.Parameter) or id(value) in own:
+        tensors = ((key, tensor) for key, value in held.items() for tensor in found(value, Tensor))
+        for key, value in tensors:
+            if isinstance(value, nn.Parameter) or id(value) in own:
                 continue
             if value.layout is torch.strided and value.numel() and value.untyped_storage().data_ptr() in theirs:
                 raise ValueError(

@@ -42,17 +42,26 @@ def recalibrate(
         forward: runs the network on a batch.
     """
     momenta = [norm.momentum for norm in norms]
+    before = [{name: buffer.clone() for name, buffer in norm.named_buffers(recurse=False)} for norm in norms]
+    seen = dict.fromkeys(norms, 0.0)
+    count = 0.0
+
+    def counted(norm: nn.modules.batchnorm._BatchNorm, _: Any) -> None:
+        seen[norm] += count  # a layer may run twice in a batch, or not at all
+        norm.momentum = count / seen[norm]  # running <- running + momentum (batch's - running)
+
+    handles = [norm.register_forward_pre_hook(counted) for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.train()
-    seen = 0.0
     try:
-        for batch, count in batches:
-            seen += count
-            for norm in norms:  # running <- running + momentum (batch's - running)
-                norm.momentum = count / seen
+        for batch, count in batches:  # noqa: B007  # which ``counted`` reads
             forward(batch)
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, momentum, buffers, handle in zip(norms, momenta, before, handles, strict=True):
+            handle.remove()
             norm.momentum = momentum
             norm.eval()
+            if not seen[norm]:  # nothing tells its statistics
+                for name, buffer in norm.named_buffers(recurse=False):
+                    buffer.copy_(buffers[name])

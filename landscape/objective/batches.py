@@ -10,14 +10,28 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-__all__ = ["Count", "digest", "is_pair", "lent_batch", "mapped", "read_batches", "rows_of", "tensors_in"]
+from landscape.objective.generators import generators_kept
+
+__all__ = [
+    "Count",
+    "can_be_split",
+    "digest",
+    "is_pair",
+    "lent_batch",
+    "mapped",
+    "read_batches",
+    "rows_of",
+    "tensors_in",
+]
 
 Count = Callable[[Any], float]
 
@@ -58,7 +72,12 @@ def read_batches(
             f"data is a {type(data).__name__}: give (inputs, targets), or a list or DataLoader of batches; a single "
             "batch goes into a list"
         )
-    with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed from torch's generator
+    if type(data) is tuple and not pair and isinstance(data[-1] if data else None, Tensor):
+        raise TypeError(
+            f"data is a tuple of {len(data)} items that are no pair of tensors, and so neither a pair nor batches: "
+            "give (inputs, targets), or a batch such as ((x1, x2), y) inside a list"
+        )
+    with generators_kept():  # a DataLoader draws a seed from torch's generator
         kept = [_kept(batch, device, dtype, copied=not pair) for batch in batches]
     counted = [(batch, weight_of(batch, count)) for batch in kept]
     counted = [(batch, weight) for batch, weight in counted if weight > 0]
@@ -86,15 +105,37 @@ def weight_of(batch: Any, count: Callable[[Any], Any] | None) -> float:
     number = count(batch)
     if isinstance(number, Tensor) and number.numel() == 1:
         number = number.item()
-    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < float("inf"):
+    if isinstance(number, bool) or not isinstance(number, numbers.Real) or not 0 <= float(number) < float("inf"):
         raise ValueError(f"count gives {number!r} for a batch: give a function that returns its number of examples")
-    return number
+    return number if isinstance(number, int) else float(number)
 
 
 def rows_of(batch: Any) -> int | None:
     """The first dimension that all tensors in the batch have in common; None where there is none."""
     lengths = {t.shape[0] if t.dim() else None for t in tensors_in(batch)}
     return lengths.pop() if len(lengths) == 1 else None
+
+
+def can_be_split(batch: Any) -> bool:
+    """Whether examples can be taken out: not where a list or array tells something of each beside the tensors."""
+    return rows_of(batch) is not None and not any(_tells(item) for item in _items(batch))
+
+
+def _items(batch: Any) -> Iterator[Any]:
+    if isinstance(batch, Mapping):
+        yield from batch.values()
+    elif isinstance(batch, tuple):
+        for item in batch:
+            yield item
+            yield from _items(item)
+    elif _has_tensors(batch) and not isinstance(batch, Tensor):
+        yield from vars(batch).values()
+
+
+def _tells(item: Any) -> bool:
+    if isinstance(item, list):
+        return not all(isinstance(each, Tensor) for each in item)
+    return isinstance(item, np.ndarray) and item.ndim > 0
 
 
 def mapped(function: Callable[[Tensor], Any], item: Any) -> Any:
@@ -113,6 +154,8 @@ def mapped(function: Callable[[Tensor], Any], item: Any) -> Any:
         for key in item:
             new[key] = mapped(function, item[key])
         return new
+    if isinstance(item, np.ndarray):
+        return item.copy()
     if _has_tensors(item):
         new = copy.copy(item)
         for key, value in vars(item).items():
@@ -188,10 +231,12 @@ def _kept(batch: Any, device: torch.device, dtype: torch.dtype | None, *, copied
 
 
 def _has_tensors(item: Any) -> bool:
-    """Dataclasses, and objects that move to a device by themselves."""
-    if isinstance(item, type | torch.nn.Module):
+    """Dataclasses, objects that move to a device by themselves, and others that hold a tensor."""
+    if isinstance(item, type | torch.nn.Module | np.ndarray):
         return False
-    return dataclasses.is_dataclass(item) or (callable(getattr(item, "to", None)) and hasattr(item, "__dict__"))
+    if dataclasses.is_dataclass(item) or (callable(getattr(item, "to", None)) and hasattr(item, "__dict__")):
+        return True
+    return any(isinstance(value, Tensor) for value in getattr(item, "__dict__", {}).values())
 
 
 def _no_rows(batch: Any) -> str:

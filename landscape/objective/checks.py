@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from landscape.objective.batches import rows_of, tensors_in
+from landscape.objective.batches import can_be_split, rows_of, tensors_in
 from landscape.objective.parts import taken, together
 
 __all__ = ["PaddedRows", "check_function", "check_mean_over_examples", "originals_in", "refused_clearly", "same"]
@@ -107,7 +107,8 @@ def check_mean_over_examples(
     raise ValueError(
         f"{told}: f would depend on how the data are cut into batches. Give count=, a function of the batch, where a "
         "batch weighs something else than its first dimension: for a mean over tokens "
-        "count=lambda batch: (batch['labels'] != -100).sum(). Give whole_batches=True where the loss is of a batch "
+        "count=lambda batch: (batch['labels'] != -100).sum(), with ['labels'][:, 1:] where labels are "
+        "shifted. Give whole_batches=True where the loss is of a batch "
         "as such (contrastive, Dice, triplets, statistics of the batch): f then belongs to these batches"
     )
 
@@ -166,7 +167,7 @@ def _sample(batches: list[Any]) -> Any:
 
     Targets that are ignored are negative, as -100 is: such examples come first.
     """
-    batches = [batch for batch in batches if rows_of(batch)]
+    batches = [batch for batch in batches if rows_of(batch) and can_be_split(batch)]
     if not batches:
         return None
     rows = [rows_of(batch) or 0 for batch in batches]

@@ -52,8 +52,16 @@ class Curvature:
         directions = list(space.views(v).values())
 
         def pieces(i: int) -> Sequence[Tensor]:
-            with self._evaluation.running():
-                return products.apply(i, directions)
+            try:
+                with self._evaluation.running():
+                    return products.apply(i, directions)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as cause:
+                raise ValueError(
+                    f"the network cannot be differentiated twice ({cause}): replace the operation, or where it changes "
+                    "a tensor in place, write it out of place"
+                ) from cause
 
         total = mean_over(self._batches, pieces, space, v, decay)
         if not bool(total.isfinite().all()):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from landscape.objective.batch_norm import norm_layers, recalibrate
 from landscape.objective.batches import lent_batch, tensors_in, weight_of
 from landscape.objective.examination import Found, examine
-from landscape.objective.folding import Fold, folded
+from landscape.objective.folding import Fold, NotFoldedError, folded, unfold
 from landscape.objective.kernels import Kernels, with_graph
 from landscape.objective.loss import default_forward, loss_of, modules_in
 from landscape.objective.network import Network
@@ -48,12 +48,13 @@ class Evaluation:
         dtype: torch.dtype | None,
     ) -> None:
         self.loss, self.forward, self.count = loss, forward or default_forward, count
-        others = [*modules_in(loss), *modules_in(forward)]
+        others = modules_in(loss, forward, model)
         self.network = Network(model, others, dtype=dtype, training=training)
         self.kernels = Kernels(self.network, frozen_noise=frozen_noise, without_dropout=training)
         self.norms = norm_layers(self.network.modules)
         self.spectral = spectral_layers(self.network.modules)
         self.folds: list[Fold] = []
+        self._pending: dict[Any, Tensor] = {}
         self.writes: bool | None = None  # whether forward writes into its batch, which the first evaluation tells
         self._needs_graph = True
 
@@ -77,7 +78,7 @@ class Evaluation:
     @contextmanager
     def running(self, weights: Sequence[Tensor] | None = None) -> Iterator[None]:
         """Within it the network is lent, at our weights or at ``weights``, and runs as it is to."""
-        with self.network.lent(weights), self.kernels.running(), folded(self.folds):
+        with self.network.lent(weights), self.kernels.running(), folded(self.folds) as self._pending:
             yield
 
     def outputs_and_loss(self, batch: Any) -> tuple[Any, Tensor]:
@@ -86,6 +87,19 @@ class Evaluation:
         Raises:
             RuntimeError: forward wrote into the batch, which it did not when it was examined.
         """
+        if self.folds:
+            try:
+                found = self._outputs_and_loss(batch)
+                if not self._pending:
+                    return found
+            except NotFoldedError:
+                pass
+            # another way through the network than that of the batch which was looked at
+            unfold(self.folds)
+            self.folds.clear()
+        return self._outputs_and_loss(batch)
+
+    def _outputs_and_loss(self, batch: Any) -> tuple[Any, Tensor]:
         count, mine = self.weight(batch), self._mine(batch)
         tensors = list(tensors_in(mine))  # now, since forward may take some out
         versions = [tensor._version for tensor in tensors]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from landscape.objective.checks import PaddedRows, check_function, originals_in, refused_clearly, same
+from landscape.objective.containers import found
 from landscape.objective.kernels import Kernels, with_graph
 from landscape.objective.network import Network
 
@@ -68,6 +70,8 @@ def examine(network: Network, kernels: Kernels, loss_on: Callable[[Any], Tensor]
             f"forward changes the weights {', '.join(moved[:5])} in place, as an embedding with max_norm does, so that "
             "they are no longer those of theta: take that out of forward"
         )
+    unused = tuple(name for name, g in zip(network.space.names, gradients, strict=False) if g is None)
+    _name_unused(network, unused, originals)
     value = float(loss.detach())
     needs_graph = _needs_graph(network, kernels, loss_on, batch, value, frozen)
     rows = {}
@@ -79,7 +83,7 @@ def examine(network: Network, kernels: Kernels, loss_on: Callable[[Any], Tensor]
             rows[name] = row
     return Found(
         needs_graph=needs_graph,
-        unused=tuple(name for name, g in zip(network.space.names, gradients, strict=False) if g is None),
+        unused=unused,
         padded=rows,
     )
 
@@ -103,15 +107,37 @@ def _exchanged(
     return loss
 
 
+def _name_unused(network: Network, unused: tuple[str, ...], originals: dict[int, tuple[str, Tensor]]) -> None:
+    """Refuse what was calculated from an unused parameter before and is kept; warn of what else may be so.
+
+    Raises:
+        ValueError: a tensor that the network keeps was calculated from one.
+    """
+    kept = (t for m in network.modules for t in found(dict(vars(m)), Tensor) if t.grad_fn is not None)
+    stale = sorted({name for tensor in kept for name in originals_in(tensor, originals) if name in unused})
+    if stale:
+        raise ValueError(
+            f"the outputs do not follow theta in {', '.join(stale[:5])}: the network keeps what it calculated from "
+            "them earlier. Let forward calculate it each time, or clear what it keeps before the objective is made"
+        )
+    if unused:
+        warnings.warn(
+            f"no gradient reaches {', '.join(unused[:5])} from the first batch. If forward does not use them, give "
+            "them requires_grad_(False); if it does, by a copy that was made earlier or by way of detach(), f does not "
+            "follow theta there",
+            stacklevel=8,
+        )
+
+
 def _gradients(network: Network, kernels: Kernels, loss: Tensor) -> tuple[Tensor | None, ...]:
     if not loss.requires_grad:
         return (None,) * len(network.weights)
     with network.lent(), kernels.running():  # checkpointed modules run again
         try:
-            found = torch.autograd.grad(loss, network.weights, allow_unused=True)
+            gradients = torch.autograd.grad(loss, network.weights, allow_unused=True)
         except RuntimeError:  # of a network without a gradient slices can still be had
             return ()
-    return tuple(g.to_dense() if g is not None and g.is_sparse else g for g in found)
+    return tuple(g.to_dense() if g is not None and g.is_sparse else g for g in gradients)
 
 
 def _needs_graph(

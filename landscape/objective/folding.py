@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from landscape.objective.agreement import agree
 from landscape.objective.network import Network
 
-__all__ = ["Fold", "foldable", "folded"]
+__all__ = ["Fold", "NotFoldedError", "foldable", "folded", "unfold"]
 
 # a layer and the BatchNorm that alone takes its outputs
 Fold = tuple[Any, Any]
@@ -61,19 +61,33 @@ def foldable(
         return pairs if agree(whole, partial(_within, pairs, whole), network.weights) else []
 
 
+class NotFoldedError(RuntimeError):
+    """A BatchNorm was given something else than its layer's outputs: in this batch the two do not belong together."""
+
+
 @contextmanager
-def folded(pairs: Sequence[Fold]) -> Iterator[None]:
-    """Within it the layers of ``pairs`` do the work of their BatchNorm, which does nothing."""
+def folded(pairs: Sequence[Fold]) -> Iterator[dict[Any, Tensor]]:
+    """Within it the layers of ``pairs`` do the work of their BatchNorm, which does nothing.
+
+    Yields:
+        by BatchNorm layer, its layer's outputs that it has not been given yet.
+    """
+    pending: dict[Any, Tensor] = {}
     try:
         for layer, norm in pairs:
             # on the instances, so that names, parameters and buffers stay where they are
-            layer.forward = partial(_forward, layer, norm)
-            norm.forward = _identity
-        yield
+            layer.forward = partial(_forward, layer, norm, pending)
+            norm.forward = partial(_identity, norm, pending)
+        yield pending
     finally:
-        for pair in pairs:
-            for module in pair:
-                module.__dict__.pop("forward", None)
+        unfold(pairs)
+
+
+def unfold(pairs: Sequence[Fold]) -> None:
+    """Let layers and BatchNorm do their own work again."""
+    for pair in pairs:
+        for module in pair:
+            module.__dict__.pop("forward", None)
 
 
 def _within(pairs: Sequence[Fold], loss: Callable[[], Tensor]) -> Tensor:
@@ -81,7 +95,12 @@ def _within(pairs: Sequence[Fold], loss: Callable[[], Tensor]) -> Tensor:
         return loss()
 
 
-def _forward(layer: Any, norm: Any, x: Tensor) -> Tensor:
+def _forward(layer: Any, norm: Any, pending: dict[Any, Tensor], x: Tensor) -> Tensor:
+    pending[norm] = _scaled(layer, norm, x)
+    return pending[norm]
+
+
+def _scaled(layer: Any, norm: Any, x: Tensor) -> Tensor:
     scale = torch.rsqrt(norm.running_var + norm.eps)
     if norm.weight is not None:
         scale = scale * norm.weight
@@ -93,7 +112,9 @@ def _forward(layer: Any, norm: Any, x: Tensor) -> Tensor:
     return layer._conv_forward(x, weight, shift)
 
 
-def _identity(x: Tensor) -> Tensor:
+def _identity(norm: Any, pending: dict[Any, Tensor], x: Tensor) -> Tensor:
+    if pending.pop(norm, None) is not x:
+        raise NotFoldedError
     return x
 
 

@@ -7,22 +7,21 @@ precision of an ``autocast`` around the analysis; noise.
 from __future__ import annotations
 
 import copy
-import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, ParamSpec, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from landscape.objective.generators import generators_kept
 from landscape.objective.network import Network
 
-__all__ = ["Kernels", "differentiable_twice", "generators_kept", "with_graph"]
+__all__ = ["Kernels", "differentiable_twice", "with_graph"]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -94,6 +93,9 @@ class Kernels:
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             if torch.is_autocast_enabled(self._device.type):
                 stack.enter_context(torch.autocast(self._device.type, enabled=False))
+            if torch.backends.mha.get_fastpath_enabled():  # which values would take and gradients would not
+                torch.backends.mha.set_fastpath_enabled(False)
+                stack.callback(torch.backends.mha.set_fastpath_enabled, True)
             if self._without_dropout:
                 stack.enter_context(_WithoutDropout())
             if self._exchanged:
@@ -116,23 +118,6 @@ def differentiable_twice() -> AbstractContextManager[Any]:
 def with_graph(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """``function`` with autograd on: under ``no_grad`` derivatives would be taken for zero, without a word."""
     return torch.inference_mode(False)(torch.enable_grad()(function))
-
-
-@contextmanager
-def generators_kept(seed: int | None = None) -> Iterator[None]:
-    """The global generators of torch, NumPy and Python are as before afterwards; within it, seeded if asked for."""
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        try:
-            if seed is not None:
-                torch.manual_seed(seed)
-                random.seed(seed)
-                np.random.seed(seed)  # noqa: NPY002
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
 
 
 class _WrittenOut(TorchFunctionMode):

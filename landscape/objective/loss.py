@@ -3,8 +3,10 @@ right."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -26,6 +28,8 @@ _WEIGHTED = (nn.CrossEntropyLoss, nn.NLLLoss)
 _WEIGHTED_FUNCTIONS = (nn.functional.cross_entropy, nn.functional.nll_loss)
 # divided by the number of examples, these are means; the others are means already
 _SUMS = ("sum",)
+# heuristic: a loss that leads to more objects leads everywhere
+_MOST_LOOKED_AT = 10_000
 
 
 def default_forward(model: nn.Module, batch: Any) -> Any:
@@ -48,7 +52,8 @@ def reduction_of(loss: Callable[..., Tensor] | None) -> str:
     if isinstance(loss, partial) and "reduction" in loss.keywords:
         return loss.keywords["reduction"]
     loss = _innermost(loss)
-    return getattr(loss, "reduction", "mean") if isinstance(loss, nn.Module) else "mean"
+    # a class of the user's may mean something else by the word
+    return getattr(loss, "reduction", "mean") if type(loss).__module__ == nn.modules.loss.__name__ else "mean"
 
 
 def loss_of(loss: Callable[..., Tensor] | None, outputs: Any, batch: Any, count: float) -> Tensor:
@@ -123,25 +128,55 @@ def check_mean(loss: Callable[..., Tensor] | None, batches: list[tuple[Any, floa
             )
 
 
-def modules_in(function: Callable[..., Any] | None) -> Iterator[nn.Module]:
-    """The modules that a loss or forward is, is bound to, was given by ``partial``, closes over or names."""
-    if isinstance(function, nn.Module):
-        yield function
-    elif isinstance(function, partial):
-        for item in (function.func, *function.args, *function.keywords.values()):
-            yield from modules_in(item)
-    elif (bound := getattr(function, "__self__", None)) is not None and isinstance(bound, nn.Module):
-        yield bound
-    elif (code := getattr(function, "__code__", None)) is not None:
-        for cell in function.__closure__ or ():  # type: ignore[union-attr]
-            try:
-                held = cell.cell_contents
-            except ValueError:  # not bound yet
-                continue
-            if isinstance(held, nn.Module):
-                yield held
-        names = function.__globals__  # type: ignore[union-attr]
-        yield from (names[name] for name in code.co_names if isinstance(names.get(name), nn.Module))
+def modules_in(*holders: Any) -> list[nn.Module]:
+    """The modules that functions are, are bound to, were given, close over or name, and so on from those.
+
+    Args:
+        holders: losses, forwards, and modules, which may hold others in lists.
+    """
+    found: dict[int, Any] = {}
+    left = list(holders)
+    while left:
+        item = left.pop()
+        if item is None or id(item) in found or isinstance(item, type | Tensor | str | bytes | int | float):
+            continue
+        if len(found) > _MOST_LOOKED_AT:
+            break
+        found[id(item)] = item
+        left += _held_by(item)
+    return [item for item in found.values() if isinstance(item, nn.Module)]
+
+
+def _held_by(item: Any) -> list[Any]:
+    if isinstance(item, partial):
+        return [item.func, *item.args, *item.keywords.values()]
+    if isinstance(item, dict):
+        return list(item.values())
+    if isinstance(item, list | tuple | set):
+        return list(item)
+    if isinstance(item, nn.Module):
+        return list(vars(item).values())
+    if isinstance(item, MethodType):
+        bound = item.__self__
+        return [item.__func__, *([bound] if isinstance(bound, nn.Module) else _attributes(bound))]
+    if isinstance(item, FunctionType):
+        held = [*(item.__defaults__ or ()), *(item.__kwdefaults__ or {}).values()]
+        for cell in item.__closure__ or ():
+            with suppress(ValueError):  # not bound yet
+                held.append(cell.cell_contents)
+        codes = [item.__code__]
+        for code in codes:
+            codes += [const for const in code.co_consts if isinstance(const, CodeType)]
+            named = (item.__globals__.get(name) for name in code.co_names)
+            held += [value for value in named if isinstance(value, nn.Module | FunctionType | partial)]
+        return held
+    return _attributes(item) if callable(item) else []
+
+
+def _attributes(item: Any) -> list[Any]:
+    """Of an object of the user's; torch's own hold nothing that is meant here."""
+    foreign = type(item).__module__.startswith(("torch.", "numpy", "builtins")) or isinstance(item, ModuleType)
+    return [] if foreign else list(getattr(item, "__dict__", {}).values())
 
 
 def right_answers(outputs: Any, batch: Any) -> Tensor | None:

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from landscape.checkpoints import Checkpoint
 from landscape.objective.acceptance import HALF, check_initialised, check_memory, checked_dtype
@@ -85,6 +86,8 @@ class Network:
         """Own copies of all tensors in ``states``, those of ``theta`` as views of one vector."""
         self.flat = torch.cat([p.detach().reshape(-1) for p in theta]).to(dtype or theta[0].dtype, copy=True)
         self.weights = [nn.Parameter(view) for view in self.space.views(self.flat).values()]
+        for own, given in zip(self.weights, theta, strict=True):
+            vars(own).update(vars(given))
         ours: dict[int, Any] = {id(p): own for p, own in zip(theta, self.weights, strict=True)}
         for tensor in _tensors([*states, self._scripted]):
             if id(tensor) not in ours:
@@ -153,6 +156,7 @@ class Network:
         self._check_kinds()
         versions = [t._version for t in self._others]
         theirs = [vars(m) for m in self.modules]
+        cached = parametrize._cache, parametrize._cache_enabled
         scripted = [{name: m._c.getattr(name) for name in t} for m, t in self._script()]
         flags = [c.getattr("training") for c, _ in self._flags]
         try:
@@ -164,14 +168,17 @@ class Network:
                         module._c.setattr(name, swaps.get(id(own), own))
                 for c, on in self._flags:
                     c.setattr("training", on)
+                parametrize._cache, parametrize._cache_enabled = {}, 0  # of the user's own weights
                 yield
                 self._adopt(set(adopt))
             finally:
                 self._give_back(theirs, scripted, flags)
         finally:  # again, where Ctrl-C came in between
             self._give_back(theirs, scripted, flags)
+            parametrize._cache, parametrize._cache_enabled = cached
         if probe:
-            self._moving = {id(t) for t in copied if swaps[id(t)]._version}
+            # by way of .data a buffer may move without a version
+            self._moving = {id(t) for t in copied if swaps[id(t)]._version or not _same(swaps[id(t)], t)}
         elif not adopt and versions != [t._version for t in self._others]:
             raise RuntimeError(
                 "forward changed a buffer in place that it left alone when this objective was made, so f would not be "
@@ -307,9 +314,17 @@ def _in_order(network: Network) -> list[Tensor]:
     return list({id(t): t for t in _tensors([*network._states, network._scripted])}.values())
 
 
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Bit for bit, NaN included."""
+    if one.shape != other.shape or one.dtype != other.dtype or one.layout is not torch.strided:
+        return one is other
+    return torch.equal(*(t.contiguous().reshape(-1).view(torch.uint8) for t in (one, other)))
+
+
 def _fixed(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     """A copy without gradient; floating ones in ``dtype``."""
     own = tensor.detach().clone()
+    vars(own).update(vars(tensor))
     if dtype is not None and own.is_floating_point():
         own = own.to(dtype)
     return nn.Parameter(own, requires_grad=False) if isinstance(tensor, nn.Parameter) else own

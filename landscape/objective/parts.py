@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.objective.batches import mapped, rows_of
+from landscape.objective.batches import can_be_split, mapped, rows_of
 
 __all__ = ["divided", "split", "taken", "together", "whole_parts"]
 
@@ -20,7 +20,7 @@ def divided(batches: list[Any], parts: int, *, whole: bool) -> list[list[Any]]:
     Raises:
         ValueError: a part would hold none.
     """
-    whole = whole or any(rows_of(batch) is None for batch in batches)
+    whole = whole or not all(map(can_be_split, batches))
     units, what = (len(batches), "batches") if whole else (sum(rows_of(batch) or 0 for batch in batches), "examples")
     if not 1 <= parts <= units:
         raise ValueError(f"parts={parts}: give 1 to {units}, as many as there are {what}")

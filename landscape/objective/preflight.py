@@ -88,7 +88,6 @@ def preflight(f: ModelObjective, generator: torch.Generator) -> Preflight:
     v = torch.randn(f.size, generator=generator, dtype=torch.float64).to(f.theta).index_fill(0, f.held, 0.0)
     try:
         unused = _unused(f)
-        product = small.hvp(f.theta, v)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as cause:
@@ -96,6 +95,7 @@ def preflight(f: ModelObjective, generator: torch.Generator) -> Preflight:
             f"the network cannot be differentiated twice ({cause}): replace the operation, or where it changes a "
             "tensor in place, write it out of place"
         ) from cause
+    product = small.hvp(f.theta, v)
     notes = [*f.notes, *attention.notes()]
     # two orders of summation differ by some eps times the terms, which may cancel
     tolerance = min(max(1e-6, 1e3 * torch.finfo(f.dtype).eps), _COARSEST)
@@ -210,6 +210,8 @@ def _gradient_error(wide: ModelObjective | str, v: Tensor) -> float:
         h = step * float(wide.theta.norm()) / float(w.norm())
         found.append((wide.value(wide.theta + h * w) - wide.value(wide.theta - h * w)) / (2 * h))
     # both steps must tell the same, else a kink lies between, the network rounds, or the gradient is next to nothing
+    if scale == 0 and all(found):
+        return math.inf
     if not scale > 0 or not abs(found[0] - found[1]) <= 1e-3 * scale:
         return math.nan
     return abs(found[0] - float(gradient @ w)) / scale

@@ -10,7 +10,8 @@ from landscape.objective.batches import is_pair, read_batches
 from landscape.objective.checks import check_mean_over_examples
 from landscape.objective.evaluation import Evaluation
 from landscape.objective.folding import foldable
-from landscape.objective.kernels import generators_kept, with_graph
+from landscape.objective.generators import generators_kept
+from landscape.objective.kernels import with_graph
 from landscape.objective.layout import channels_last
 from landscape.objective.loss import check_call, check_mean
 from landscape.objective.memory import USUAL, examples_at_once

@@ -140,7 +140,10 @@ class KeptProducts:
             return 0
         batch, examples = self._batches[0]
         budget = free_bytes(self._flat.device) // 4 if self._memory == "auto" else int(self._memory)
-        per_example = saved_bytes(lambda: self._prepare(batch), [self._flat, *tensors_in(batch)]) / examples
+        try:
+            per_example = saved_bytes(lambda: self._prepare(batch), [self._flat, *tensors_in(batch)]) / examples
+        except RuntimeError:  # a network that does not let its graph be watched
+            return 0
         fit, total = 0, 0.0
         for _, count in self._batches:
             total += per_example * count
