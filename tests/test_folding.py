@@ -100,6 +100,7 @@ def test_the_identity_that_a_fresh_batch_norm_is_does_not_deceive():
     assert len(ModelObjective(model, nn.CrossEntropyLoss(), _images())._evaluation.folds) == 1
 
 
+@pytest.mark.filterwarnings("ignore:no gradient reaches")  # BatchNorm that is replaced
 def test_layers_used_twice_or_changed_or_watched_are_not_folded():
     conv, norm = nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2)
     _check(_with_statistics(nn.Sequential(conv, norm, conv, norm, *_head(72))), _images(), folds=0)

@@ -288,3 +288,31 @@ def test_products_that_torch_cannot_form_are_refused_in_our_words() -> None:
     torch.testing.assert_close(
         laplacian.hvp(laplacian.theta, v), (slopes[0] - slopes[1]) / (2 * h), rtol=1e-5, atol=1e-7
     )
+
+
+@pytest.mark.parametrize("kind", ["ignored", "weights", "missing", "mask"])
+def test_a_mean_that_few_examples_spoil_is_found(kind: str) -> None:
+    model, (x, y) = tiny_mlp(examples=400)
+    few = torch.tensor([37, 155, 333])
+    y, mask = y.clamp(max=1), torch.ones(400, dtype=torch.bool)
+    target = x[:, 0].clone()
+    if kind == "ignored":
+        y[few] = 255
+    elif kind == "weights":
+        y[few] = 2
+    elif kind == "missing":
+        target[few] = float("nan")
+    mask[few] = False
+    weight = torch.tensor([1.0, 1.0, 30.0], dtype=DOUBLE)
+
+    def loss(z: Tensor, b: Any) -> Tensor:
+        if kind == "ignored":
+            return functional.cross_entropy(z, b["y"], ignore_index=255)
+        if kind == "weights":
+            return functional.cross_entropy(z, b["y"], weight=weight)
+        known = ~b["t"].isnan() if kind == "missing" else b["m"]
+        return functional.mse_loss(z[known, 0], b["t"][known])
+
+    batches = [{"x": x[i], "y": y[i], "t": target[i], "m": mask[i]} for i in torch.arange(400).split(8)]
+    with pytest.raises(ValueError, match="f would depend on how the data are cut"):
+        ModelObjective(model, loss, batches, forward=lambda net, b: net(b["x"]))

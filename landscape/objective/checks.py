@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -130,6 +130,8 @@ def refused_clearly(cause: Exception, batch: Any, dtype: torch.dtype) -> Excepti
     )
 
 
+# to be sorted: more are images
+_MOST_ENTRIES = 10_000_000
 # where errors are raised that say what they are about
 _OURS = ("landscape.objective.loss", "landscape.objective.batches")
 
@@ -165,34 +167,42 @@ def same(one: float, other: float, dtype: torch.dtype, tolerance: float | None =
 def _sample(batches: list[Any]) -> Any:
     """Examples of all batches that are alike, no more than the first holds, those that most differ at its ends.
 
-    Targets that are ignored are negative, as -100 is: such examples come first.
+    Targets that are ignored, rare classes, masks and missing values are what a mean of a batch may weigh otherwise: a
+    third are the examples that hold the rarest entries.
     """
     batches = [batch for batch in batches if rows_of(batch) and can_be_split(batch)]
     if not batches:
         return None
     rows = [rows_of(batch) or 0 for batch in batches]
-    ignored = torch.cat([_negatives(batch) for batch in batches])
-    order = ignored.argsort(descending=True, stable=True)
+    common = _commonness(batches, sum(rows))
+    order = common.argsort(stable=True)
     most = min(rows[0] if rows[0] > 1 else 8, len(order))
-    first, others = order.tensor_split([most // 3 if bool(ignored.any()) else 0])
+    first, others = order.tensor_split([most // 3])
     evenly = torch.linspace(0, len(others) - 1, most - len(first)).round().long()
     chosen = torch.cat([first, others[evenly]]).unique()
-    # in the order of the batches, and within each of what is ignored
+    # in the order of the batches, and within each the rarest first
     ends = torch.tensor(rows).cumsum(0)
     pieces = []
     for i, batch in enumerate(batches):
         here = chosen[(chosen < ends[i]) & (chosen >= ends[i] - rows[i])]
         if len(here):
-            here = here[ignored[here].argsort(descending=True, stable=True)]
+            here = here[common[here].argsort(stable=True)]
             pieces.append(taken(batch, here - (ends[i] - rows[i])))
     whole = max(together(pieces), key=lambda piece: rows_of(piece) or 0)
     return whole if (rows_of(whole) or 0) > 1 else None
 
 
-def _negatives(batch: Any) -> Tensor:
-    def each() -> Iterator[Tensor]:
-        for tensor in tensors_in(batch):
-            if not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype is torch.bool):
-                yield (tensor < 0).flatten(1).sum(1).cpu() if tensor.dim() > 1 else (tensor < 0).long().cpu()
-
-    return sum(each(), torch.zeros(rows_of(batch) or 0, dtype=torch.long))
+def _commonness(batches: list[Any], rows: int) -> Tensor:
+    """For each example how often the rarest of its entries occurs: integers, masks, and whether a number is missing."""
+    common = torch.full((rows,), torch.iinfo(torch.long).max)
+    for tensors in zip(*(list(tensors_in(batch)) for batch in batches), strict=False):
+        if any(t.is_complex() or t.layout is not torch.strided for t in tensors):
+            continue
+        entries = [(t.isnan() if t.is_floating_point() else t).detach().cpu().flatten() for t in tensors]
+        if sum(map(len, entries)) > _MOST_ENTRIES or not all(map(len, entries)):
+            continue
+        _, which, counts = torch.cat(entries).unique(return_inverse=True, return_counts=True)
+        pieces = counts[which].split([len(each) for each in entries])
+        rarest = [piece.view(len(t), -1).amin(1) for piece, t in zip(pieces, tensors, strict=True)]
+        common = torch.minimum(common, torch.cat(rarest))
+    return common

@@ -6,7 +6,10 @@ from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["CONTAINERS", "found", "renewed"]
+import torch
+from torch import Tensor, nn
+
+__all__ = ["CONTAINERS", "found", "own_copy", "renewed", "same_bits"]
 
 CONTAINERS = frozenset({dict, OrderedDict, defaultdict, list, deque, set, tuple})
 
@@ -37,3 +40,19 @@ def found(value: Any, kind: type) -> Iterator[Any]:
     elif type(value) in CONTAINERS:
         for item in value.values() if isinstance(value, dict) else value:
             yield from found(item, kind)
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Bit for bit, NaN included."""
+    if one.shape != other.shape or one.dtype != other.dtype or one.layout is not torch.strided:
+        return one is other
+    return torch.equal(*(t.contiguous().reshape(-1).view(torch.uint8) for t in (one, other)))
+
+
+def own_copy(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A copy without gradient; floating ones in ``dtype``."""
+    own = tensor.detach().clone()
+    vars(own).update(vars(tensor))
+    if dtype is not None and own.is_floating_point():
+        own = own.to(dtype)
+    return nn.Parameter(own, requires_grad=False) if isinstance(tensor, nn.Parameter) else own

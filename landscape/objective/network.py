@@ -24,7 +24,7 @@ from torch.nn.utils import parametrize
 
 from landscape.checkpoints import Checkpoint
 from landscape.objective.acceptance import HALF, check_initialised, check_memory, checked_dtype
-from landscape.objective.containers import CONTAINERS, found, renewed
+from landscape.objective.containers import CONTAINERS, found, own_copy, renewed, same_bits
 from landscape.objective.modes import EMBEDDINGS, mode_of, settings_of
 from landscape.parameters import ParameterSpace
 
@@ -91,7 +91,7 @@ class Network:
         ours: dict[int, Any] = {id(p): own for p, own in zip(theta, self.weights, strict=True)}
         for tensor in _tensors([*states, self._scripted]):
             if id(tensor) not in ours:
-                ours[id(tensor)] = _fixed(tensor, dtype)
+                ours[id(tensor)] = own_copy(tensor, dtype)
         self._states = [{key: renewed(value, ours) for key, value in state.items()} for state in states]
         self._scripted = [{name: ours[id(t)] for name, t in tensors.items()} for tensors in self._scripted]
         self._moving: set[int] = set()
@@ -152,7 +152,7 @@ class Network:
             swaps.update((id(own), given) for own, given in zip(self.weights, weights, strict=True))
         copied = [t for t in self._others if probe or id(t) in self._moving] if probe or self._moving else []
         for tensor in copied:
-            swaps[id(tensor)] = _fixed(tensor, None)
+            swaps[id(tensor)] = own_copy(tensor, None)
         self._check_kinds()
         versions = [t._version for t in self._others]
         theirs = [vars(m) for m in self.modules]
@@ -178,7 +178,7 @@ class Network:
             parametrize._cache, parametrize._cache_enabled = cached
         if probe:
             # by way of .data a buffer may move without a version
-            self._moving = {id(t) for t in copied if swaps[id(t)]._version or not _same(swaps[id(t)], t)}
+            self._moving = {id(t) for t in copied if swaps[id(t)]._version or not same_bits(swaps[id(t)], t)}
         elif not adopt and versions != [t._version for t in self._others]:
             raise RuntimeError(
                 "forward changed a buffer in place that it left alone when this objective was made, so f would not be "
@@ -312,22 +312,6 @@ class Network:
 
 def _in_order(network: Network) -> list[Tensor]:
     return list({id(t): t for t in _tensors([*network._states, network._scripted])}.values())
-
-
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Bit for bit, NaN included."""
-    if one.shape != other.shape or one.dtype != other.dtype or one.layout is not torch.strided:
-        return one is other
-    return torch.equal(*(t.contiguous().reshape(-1).view(torch.uint8) for t in (one, other)))
-
-
-def _fixed(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """A copy without gradient; floating ones in ``dtype``."""
-    own = tensor.detach().clone()
-    vars(own).update(vars(tensor))
-    if dtype is not None and own.is_floating_point():
-        own = own.to(dtype)
-    return nn.Parameter(own, requires_grad=False) if isinstance(tensor, nn.Parameter) else own
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
