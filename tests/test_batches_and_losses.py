@@ -347,9 +347,12 @@ def test_modules_that_a_loss_refers_to_are_owned_too() -> None:
     model, data = tiny_mlp()
     teacher = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(0.5)).double().train()
     before = copy.deepcopy(teacher.state_dict())
-    f = ModelObjective(model, lambda z, batch: functional.mse_loss(z, teacher(batch[0])), data)
     expected = functional.mse_loss(model(data[0]), copy.deepcopy(teacher).eval()(data[0]))
-    assert f.value(f.theta) == pytest.approx(number(expected), rel=1e-12)
+    for batch_norm in ("batch", "recalibrated", "frozen"):  # which is the network's alone
+        f = ModelObjective(
+            model, lambda z, batch: functional.mse_loss(z, teacher(batch[0])), data, batch_norm=batch_norm
+        )
+        assert f.value(f.theta) == pytest.approx(number(expected), rel=1e-12)
     f.hvp(f.theta, f.theta)
     assert all(torch.equal(t, before[name]) for name, t in teacher.state_dict().items())
     assert teacher.training

@@ -22,7 +22,6 @@ from torch.nn.utils.rnn import PackedSequence
 from landscape.objective.generators import generators_kept
 
 __all__ = [
-    "Count",
     "can_be_split",
     "digest",
     "is_pair",
@@ -32,8 +31,6 @@ __all__ = [
     "rows_of",
     "tensors_in",
 ]
-
-Count = Callable[[Any], float]
 
 
 def read_batches(

@@ -51,8 +51,9 @@ class Evaluation:
         others = modules_in(loss, forward, model)
         self.network = Network(model, others, dtype=dtype, training=training)
         self.kernels = Kernels(self.network, frozen_noise=frozen_noise, without_dropout=training)
-        self.norms = norm_layers(self.network.modules)
-        self.spectral = spectral_layers(self.network.modules)
+        # of the network alone: those of a loss, or of a teacher in it, stay as they are
+        self.norms = norm_layers(model.modules())
+        self.spectral = spectral_layers(model.modules())
         self.folds: list[Fold] = []
         self._pending: dict[Any, Tensor] = {}
         self.writes: bool | None = None  # whether forward writes into its batch, which the first evaluation tells
@@ -85,7 +86,7 @@ class Evaluation:
         """The outputs, and the mean loss of the batch.
 
         Raises:
-            RuntimeError: forward wrote into the batch, which it did not when it was examined.
+            ValueError: forward wrote into the batch, which it did not when it was examined.
         """
         if self.folds:
             try:
@@ -110,7 +111,7 @@ class Evaluation:
         if self.writes is None:
             self.writes = written
         elif written and not self.writes:
-            raise RuntimeError(
+            raise ValueError(
                 "forward wrote into a batch, which it did not when this objective was made, so that f would not be a "
                 "function of theta: let forward copy what it changes"
             )

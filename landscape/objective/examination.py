@@ -24,7 +24,6 @@ class Found:
     """How a network treats what it is given."""
 
     needs_graph: bool  # in values too, as losses with derivatives by inputs do
-    unused: tuple[str, ...]  # tensors of theta that no gradient reaches from this batch, where there is one
     padded: dict[str, int]  # the row of each embedding that autograd holds fixed
 
 
@@ -81,11 +80,7 @@ def examine(network: Network, kernels: Kernels, loss_on: Callable[[Any], Tensor]
             network.unpad(name)
         else:
             rows[name] = row
-    return Found(
-        needs_graph=needs_graph,
-        unused=unused,
-        padded=rows,
-    )
+    return Found(needs_graph=needs_graph, padded=rows)
 
 
 def _exchanged(

@@ -135,7 +135,7 @@ class Network:
 
         Raises:
             ValueError: the user has changed what kind of module one is since.
-            RuntimeError: a buffer was changed in place that no ``probe`` found changing.
+            ValueError: a buffer was changed in place that no ``probe`` found changing.
         """
         with ExitStack() as stack:
             if torch.is_inference_mode_enabled():  # its tensors could not be watched, nor kept for a graph
@@ -180,7 +180,7 @@ class Network:
             # by way of .data a buffer may move without a version
             self._moving = {id(t) for t in copied if swaps[id(t)]._version or not same_bits(swaps[id(t)], t)}
         elif not adopt and versions != [t._version for t in self._others]:
-            raise RuntimeError(
+            raise ValueError(
                 "forward changed a buffer in place that it left alone when this objective was made, so f would not be "
                 "a function of theta: make the objective anew, with data for which forward does the same"
             )
