@@ -5,11 +5,12 @@ as a register holds, so that in float32 a norm is 2e-4 off at 8e6 entries and 1.
 with a vector 1e-3 and more. Here a vector is cut into blocks that stay in the cache, for one pass over memory as before
 and no copy larger than a block:
 
-    norms, products of two    each block in float64, where products of float32 are exact
-    a basis times a vector    each block in float32, their results in float64
+    norms, products of vectors  each block in float64, where products of float32 are exact
+    a basis against a vector    each block in float32, their results in float64
 
 The latter costs hardly more than torch's own, and errs by 2e-7 of the norms. Where all products are equal, roundings
-are too, and it may be 1e-4: whoever orthogonalises does so twice, which squares that.
+are too, and it may be 1e-4: whoever orthogonalises does so twice, which squares that. What torch calls ``sum`` and
+``mean`` needs none of this: it adds in pairs, and errs by some eps.
 
 float64 vectors are summed as torch does, at n eps = 2e-8 for 1e8 weights at worst.
 """
@@ -21,7 +22,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-__all__ = ["against", "dot", "norm"]
+__all__ = ["against", "dot", "dots", "norm"]
 
 # Entries at once on a CPU; elsewhere each block is a launch, and sums are trees
 _ENTRIES = 32_000  # of a vector: from 32768 on torch would call all threads, to wait for each other at every block
@@ -42,6 +43,18 @@ def dot(u: Tensor, v: Tensor) -> float:
         return float(u @ v)
     size = _size(v, _ENTRIES)
     return _sum((_wide(a) * _wide(b)).sum() for a, b in zip(u.split(size), v.split(size), strict=True))
+
+
+def dots(rows: Tensor, v: Tensor) -> Tensor:
+    """The products, float64, of the rows of (m, n) with a vector (n,), or with the columns of (n, k)."""
+    if rows.dtype == v.dtype == torch.float64:
+        return rows @ v
+    width = 1 if v.dim() == 1 else v.shape[1]
+    size = max(1, _size(v, _ENTRIES) // max(1, len(rows) + width))
+    total = _wide(rows[:, :size]) @ _wide(v[:size])
+    for at in range(size, len(v), size):
+        total += _wide(rows[:, at : at + size]) @ _wide(v[at : at + size])
+    return total
 
 
 def against(rows: Tensor, v: Tensor) -> Tensor:

@@ -181,6 +181,289 @@ def test_arguments_of_another_kind_are_refused() -> None:
             ModelObjective(model, LOSS, (x, y), **options)
 
 
+# --- batches that are easily taken for something else ---------------------------------------------------
+
+
+def test_a_pair_in_a_list_is_refused_and_batches_of_inputs_alone_are_taken() -> None:
+    model, (x, y) = tiny_mlp()
+    for data in ([x, y], [x, x[:, 0]], [x, x.float()]):
+        with pytest.raises(
+            TypeError, match=r"data is a list of two tensors, .*give the tuple \(x, y\), or for batches"
+        ):
+            ModelObjective(model, LOSS, data)
+    with pytest.raises(TypeError, match=r"data is a Pair.* goes into a list"):
+        ModelObjective(model, LOSS, Pair(x, y))
+    with pytest.raises(ValueError, match="all must begin with the number of examples"):
+        ModelObjective(model, LOSS, (x, torch.tensor(1)))
+    f = ModelObjective(model, lambda z, batch: z.square().mean(), [x[:25], x[25:]])
+    assert f.value(f.theta) == pytest.approx(number(model(x).square().mean().detach()), rel=1e-12)
+
+
+def _collated() -> tuple[Any, Any]:
+    """Batches as a DataLoader collates ``((x, z), y)``, with z twice x."""
+    _, (x, y) = tiny_mlp()
+    dataset = [((a, 2 * a), b) for a, b in zip(x, y, strict=True)]
+    return torch.utils.data.DataLoader(dataset, batch_size=20), (x, y)
+
+
+def test_a_list_of_inputs_weighs_as_its_targets_say_and_is_split() -> None:
+    model, _ = tiny_mlp()
+    loader, (x, y) = _collated()
+    f = ModelObjective(model, LOSS, loader, forward=lambda net, batch: net(batch[0][0] + batch[0][1]))
+    assert f.examples == 50
+    assert f.value(f.theta) == pytest.approx(number(functional.cross_entropy(model(3 * x), y)), rel=1e-12)
+    parts = f.parts(5)
+    assert [part.examples for part in parts] == [10] * 5
+    assert sum(part.value(f.theta) for part in parts) / 5 == pytest.approx(f.value(f.theta), rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_a_list_of_images_is_one_example_each(kind: Callable[..., Any]) -> None:
+    """Each (3, H, W) with its own H and W: 3 is the number of channels."""
+    sizes = [(4, 5), (6, 3), (5, 5), (3, 7), (4, 4), (6, 6), (3, 3)]
+    images = [torch.randn(3, *size, generator=seeded(i), dtype=DOUBLE) for i, size in enumerate(sizes)]
+    y = torch.arange(7) % 2
+    model = nn.Sequential(nn.Conv2d(3, 2, 2), nn.Tanh()).double()
+
+    def forward(net: nn.Module, batch: Any) -> Tensor:
+        return torch.stack([net(image[None]).mean((0, 2, 3)) for image in batch[0]])
+
+    def loss(outputs: Tensor, batch: Any) -> Tensor:
+        return functional.cross_entropy(outputs, torch.as_tensor(batch[1]))
+
+    expected = pytest.approx(number(functional.cross_entropy(forward(model, (images,)), y)), rel=1e-12)
+    pieces = [slice(0, 3), slice(3, 7)]  # where there are three, it is as well the number of channels
+    f = ModelObjective(model, loss, [(kind(images[i]), y[i]) for i in pieces], forward=forward)
+    assert f.examples == 7
+    assert f.value(f.theta) == expected
+    assert f.data_digest() != ModelObjective(model, loss, [(kind(images), y)], forward=forward).data_digest()
+    with pytest.raises(ValueError, match="parts=3: give 1 to 2, as many as there are batches"):
+        f.parts(3)
+    assert sorted(part.examples for part in f.parts(2)) == [3, 4]
+    alone = [(kind(images[i]), kind(y[i].tolist())) for i in pieces]
+    with pytest.raises(ValueError, match=r"within lists or tuples.*count=lambda batch: len\(batch\[0\]\)"):
+        ModelObjective(model, loss, alone, forward=forward)
+    g = ModelObjective(model, loss, alone, forward=forward, count=lambda batch: len(batch[0]))
+    assert g.value(f.theta) == expected
+
+
+def test_names_of_the_examples_are_not_parted_from_them() -> None:
+    """A DataLoader makes tuples of strings, which nothing takes out of."""
+    model, (x, y) = tiny_mlp()
+    names = tuple(str(i) for i in range(50))
+    for told in (names, list(names), {"inner": {"names": list(names)}}):
+        f = ModelObjective(model, lambda z, batch: functional.cross_entropy(z, batch[1]), [(x, y, told)])
+        with pytest.raises(ValueError, match="as many as there are batches"):
+            f.parts(2)
+    f = ModelObjective(model, lambda z, batch: functional.cross_entropy(z, batch[1]), [(x, y, (28, 28))])
+    assert [part.examples for part in f.parts(2)] == [25, 25]  # a size is the same for all
+
+
+def test_batches_that_are_dataclasses_with_slots() -> None:
+    @dataclass(frozen=True, slots=True)
+    class Sample:
+        image: Tensor
+        label: Tensor
+
+    model, (x, y) = tiny_mlp()
+    f = ModelObjective(
+        model,
+        lambda z, batch: functional.cross_entropy(z, batch.label),
+        [Sample(x, y)],
+        forward=lambda net, batch: net(batch.image),
+    )
+    assert f.value(f.theta) == pytest.approx(tiny_objective().value(f.theta), rel=1e-12)
+    assert f.data_digest() == tiny_objective().data_digest()
+
+
+def test_what_forward_writes_into_a_packed_sequence_is_forgotten() -> None:
+    packed = pack_sequence([torch.randn(n, 4, generator=seeded(n), dtype=DOUBLE) for n in (5, 4, 2)])
+    model, kept = nn.GRU(4, 3).double(), packed.data.clone()
+
+    def forward(net: nn.Module, batch: Any) -> Tensor:
+        batch[0].data.mul_(2.0)
+        return net(batch[0])[1][0]
+
+    y = torch.tensor([0, 1, 2])
+    f = ModelObjective(model, LOSS, [(packed, y)], forward=forward, count=lambda batch: 3)
+    assert torch.equal(packed.data, kept)
+    expected = functional.cross_entropy(model(packed._replace(data=2 * kept))[1][0], y)
+    assert [f.value(f.theta) for _ in range(2)] == pytest.approx([number(expected)] * 2, rel=1e-12)
+
+
+# --- inputs that the loss is differentiated by ----------------------------------------------------------
+
+
+class _Sine(nn.Module):
+    """u(x) = sin(w x)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(0.7, dtype=DOUBLE))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(self.w * x)
+
+
+def _squared_slope(outputs: Tensor, batch: Any) -> Tensor:
+    inputs = batch if isinstance(batch, Tensor) else batch[0]
+    (slope,) = torch.autograd.grad(outputs.sum(), inputs, create_graph=True)
+    return slope.square().mean()
+
+
+@pytest.mark.parametrize("kind", ["pair", "tensors", "calculated", "inside"])
+def test_inputs_that_require_a_gradient_require_it_in_every_batch(kind: str) -> None:
+    """f(w) = mean of w^2 cos^2(w x), and its derivatives."""
+    x = torch.randn(30, generator=seeded(0), dtype=DOUBLE).requires_grad_()
+    data: Any = {
+        "pair": (x, torch.zeros(30)),
+        "tensors": [x[:20], x[20:]],
+        "calculated": [(x * 1.0,)],
+        "inside": [(x, [x, torch.zeros(30)])],
+    }[kind]
+    f = ModelObjective(_Sine(), _squared_slope, data, batch_size=20 if kind == "pair" else "auto")
+    w, fixed = 0.9, x.detach()
+    theta, v = torch.tensor([w], dtype=DOUBLE), torch.ones(1, dtype=DOUBLE)
+    sin, cos = torch.sin(2 * w * fixed), torch.cos(w * fixed)
+    value = (w * cos).square()
+    slope = 2 * w * cos.square() - w**2 * fixed * sin
+    curve = 2 * cos.square() - 4 * w * fixed * sin - 2 * (w * fixed).square() * torch.cos(2 * w * fixed)
+    assert f.value(theta) == pytest.approx(number(value.mean()), rel=1e-12)
+    assert f.gradient(theta).item() == pytest.approx(number(slope.mean()), rel=1e-10)
+    assert f.hvp(theta, v).item() == pytest.approx(number(curve.mean()), rel=1e-10)
+    with torch.inference_mode():
+        assert f.value(theta) == pytest.approx(number(value.mean()), rel=1e-12)
+    parts = f.parts(2)
+    assert sum(part.examples * part.value(theta) for part in parts) / 30 == pytest.approx(f.value(theta), rel=1e-12)
+    assert f.preflight().passed
+    assert x.grad is None
+    assert x.is_leaf
+    inputs = [batch if isinstance(batch, Tensor) else batch[0] for g in (f, *parts) for batch, _ in g._batches]
+    assert all(each.requires_grad and each.is_leaf and each is not x for each in inputs)
+
+
+def test_inputs_that_require_a_gradient_do_so_in_other_dtypes_and_layouts() -> None:
+    x = torch.randn(30, generator=seeded(0), dtype=DOUBLE).requires_grad_()
+    f = ModelObjective(_Sine().bfloat16(), _squared_slope, (x, torch.zeros(30)))
+    w = f.theta.item()
+    assert f.dtype is torch.float32
+    # rounding of float32
+    assert f.value(f.theta) == pytest.approx(number((w * torch.cos(w * x)).square().mean().detach()), rel=1e-6)
+    convolution = nn.Sequential(nn.Conv2d(3, 1, 1, bias=False), nn.Flatten()).double()
+    images = torch.randn(8, 3, 4, 4, generator=seeded(0), dtype=DOUBLE).requires_grad_()
+    g = ModelObjective(convolution, _squared_slope, [images])
+    assert g._batches[0][0].is_contiguous(memory_format=torch.channels_last)
+    # the slope by each entry is the weight of its channel
+    assert g.value(g.theta) == pytest.approx(number(g.theta.square().mean()), rel=1e-12)
+
+
+# --- loaders, and tensors of other kinds ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["shuffle", "sampler", "batch sampler"])
+def test_a_loaders_own_generators_are_left_as_they_are(kind: str) -> None:
+    model, (x, y) = tiny_mlp()
+    dataset, own, of_sampler = torch.utils.data.TensorDataset(x, y), seeded(3), seeded(4)
+    sampler = torch.utils.data.RandomSampler(dataset, generator=of_sampler)
+    options: dict[str, Any] = {
+        "shuffle": {"batch_size": 20, "shuffle": True},
+        "sampler": {"batch_size": 20, "sampler": sampler},
+        "batch sampler": {"batch_sampler": torch.utils.data.BatchSampler(sampler, 20, drop_last=False)},
+    }[kind]
+    loader = torch.utils.data.DataLoader(dataset, generator=own, **options)
+    f = ModelObjective(model, LOSS, loader, calibration=loader)
+    assert torch.equal(own.get_state(), seeded(3).get_state())
+    assert torch.equal(of_sampler.get_state(), seeded(4).get_state())
+    assert torch.equal(next(iter(loader))[0], f._batches[0][0][0])  # its next epoch is the one that was read
+    assert f.value(f.theta) == pytest.approx(tiny_objective().value(f.theta), rel=1e-12)
+
+
+class _Graph(nn.Module):
+    """A x W: one step of a graph network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3).double()
+
+    def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
+        return self.linear(torch.tanh(adjacency @ x))
+
+
+def _adjacency(nodes: int, seed: int) -> Tensor:
+    return torch.rand(nodes, nodes, generator=seeded(seed), dtype=DOUBLE).mul(2).sub(1).relu()
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+@pytest.mark.parametrize("count", [None, lambda batch: len(batch[2])])
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta:UserWarning")
+def test_graphs_with_sparse_adjacencies(layout: torch.layout, count: Any) -> None:
+    x, y, model = torch.randn(12, 4, generator=seeded(0), dtype=DOUBLE), torch.arange(12) % 3, _Graph()
+    pieces = [slice(0, 5), slice(5, 12)]
+    dense = [(x[i], _adjacency(len(x[i]), 1), y[i]) for i in pieces]
+    sparse = [(a, b.to_sparse(layout=layout), c) for a, b, c in dense]
+    options: dict[str, Any] = {
+        "loss": lambda z, batch: functional.cross_entropy(z, batch[2]),
+        "forward": lambda net, batch: net(*batch[:2]),
+    }
+    f = ModelObjective(model, data=sparse, count=count, **options)
+    g = ModelObjective(model, data=dense, whole_batches=True, **options)
+    v = torch.randn(f.size, generator=seeded(1), dtype=DOUBLE)
+    assert f.value(f.theta) == pytest.approx(g.value(f.theta), rel=1e-12)
+    torch.testing.assert_close(f.gradient(f.theta), g.gradient(f.theta), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(f.hvp(f.theta, v), g.hvp(f.theta, v), rtol=1e-10, atol=1e-12)
+    assert f.preflight().passed
+    assert sorted(part.examples for part in f.parts(2)) == [5, 7]
+    with pytest.raises(ValueError, match="as many as there are batches"):
+        f.parts(3)
+    for other in (torch.sparse_coo, torch.sparse_csr):
+        same = [(a, b.to_sparse(layout=other), c) for a, b, c in reversed(dense)]
+        assert ModelObjective(model, data=same, count=count, **options).data_digest() == f.data_digest()
+    changed = [(a, (2 * b).to_sparse(layout=layout), c) for a, b, c in dense]
+    assert ModelObjective(model, data=changed, count=count, **options).data_digest() != f.data_digest()
+    whole = ModelObjective(model, data=sparse, whole_batches=True, **options)
+    assert whole.value(f.theta) == f.value(f.theta)
+
+
+def test_sparse_inputs_in_a_pair_are_one_batch() -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(4, 3, generator=seeded(0), dtype=DOUBLE))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.w
+
+    model, (_, (x, y)) = Words(), tiny_mlp()
+    f = ModelObjective(model, LOSS, (x.to_sparse(), y), batch_size=7)
+    assert f.value(f.theta) == pytest.approx(number(functional.cross_entropy(model(x), y)), rel=1e-12)
+    assert len(f.per_example(f.theta).loss) == 50
+    with pytest.raises(ValueError, match="all must begin with the number of examples"):
+        ModelObjective(model, LOSS, (x.to_sparse(), y[:7]))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize(
+    ("make", "kind", "message"),
+    [
+        (lambda x: torch.nested.nested_tensor(list(x)), TypeError, "data holds a nested tensor.*to_padded_tensor"),
+        (
+            lambda x: torch.nested.nested_tensor(list(x), layout=torch.jagged),
+            TypeError,
+            "data holds a nested tensor.*to_padded_tensor",
+        ),
+        (lambda x: x.to("meta"), ValueError, r"data holds a tensor of shape \(50, 4\) on the meta device"),
+        (lambda x: x.float().to_mkldnn(), TypeError, r"data holds a tensor of layout torch._mkldnn.*to_dense\(\)"),
+    ],
+    ids=["nested", "jagged", "meta", "mkldnn"],
+)
+def test_tensors_that_cannot_be_kept_are_refused(make: Any, kind: type[Exception], message: str) -> None:
+    model, (x, y) = tiny_mlp()
+    for data in ((make(x), y), [(make(x), y)], [{"x": [make(x)], "y": y}], [make(x), make(x)]):
+        for options in ({}, {"count": lambda batch: 50}):
+            with pytest.raises(kind, match=message):
+                ModelObjective(model, LOSS, data, **options)
+
+
 # --- f is a mean over examples -------------------------------------------------------------------------
 
 

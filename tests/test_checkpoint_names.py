@@ -168,6 +168,58 @@ def test_unwrapped_is_for_whole_networks_only():
     assert unwrapped({"a._orig_mod.w": 1, "b.module.w": 2}) == {"a._orig_mod.w": 1, "b.module.w": 2}
 
 
+def _without_counts(tensors: dict) -> dict:
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "wrap"),
+    [
+        *(("", wrap) for wrap in (lambda m: m, nn.DataParallel, lambda m: nn.Sequential(OrderedDict(trunk=m)))),
+        *(("net.", wrap) for wrap in (lambda m: m, nn.DataParallel)),
+        ("module.", lambda m: m),
+    ],
+)
+def test_files_without_counts_of_batches_leave_the_networks_own(prefix, wrap):
+    """As those of PyTorch before 0.4.1, and what other frameworks' weights are converted to."""
+    network = wrap(_conv(1))
+    (own,) = (buffer for name, buffer in network.named_buffers() if name.endswith("num_batches_tracked"))
+    own.fill_(7)
+    notes = _loaded(_without_counts(_under(prefix, _conv())), network)
+    assert own.item() == 7
+    name = next(name for name in network.state_dict() if name.endswith("num_batches_tracked"))
+    assert [note for note in notes if "num_batches_tracked" in note] == [
+        f"counts of batches that it lacks stay the network's own: {name.removeprefix('module.')}"
+    ]
+
+
+def test_counts_are_told_in_one_sentence_and_all_else_that_is_missing_is_refused():
+    deep = nn.Sequential(*(nn.BatchNorm1d(2) for _ in range(9)))
+    notes = Checkpoint("old", _without_counts(deep.state_dict())).load_into(deep)
+    assert [note.partition(": ")[2] for note in notes] == [
+        "0.num_batches_tracked, 1.num_batches_tracked, 2.num_batches_tracked, 3.num_batches_tracked, "
+        "4.num_batches_tracked and 4 more"
+    ]
+    some = {name: tensor for name, tensor in deep.state_dict().items() if name != "3.num_batches_tracked"}
+    (note,) = Checkpoint("some", some).load_into(deep)
+    assert note.endswith("own: 3.num_batches_tracked")
+    del some["4.running_var"]
+    with pytest.raises(ValueError, match=r"fit Sequential: missing: 4\.running_var\. Give"):
+        Checkpoint("less", some).load_into(deep)
+
+
+def test_of_two_networks_one_may_be_saved_without_counts():
+    """As running averages of parameters and statistics are."""
+    tensors = {**_under("model.", _conv(0)), **_without_counts(_under("ema.", _conv(1)))}
+    with pytest.raises(ValueError, match=r"more than one prefix \('model\.', 'ema\.'\)"):
+        Checkpoint("both", tensors).load_into(_conv(2))
+    network = _conv(1)
+    counted = _conv()
+    counted.norm.num_batches_tracked.fill_(5)
+    _loaded({**_without_counts(_under("ema.", counted)), **_under("model.", counted)}, network)
+    assert network.norm.num_batches_tracked.item() == 5
+
+
 def test_averaged_weights_lose_their_counter(tmp_path):
     averaged = torch.optim.swa_utils.AveragedModel(_conv())
     averaged.update_parameters(_conv())

@@ -12,7 +12,10 @@ from torch.linalg import vector_norm
 from landscape import eigenpairs, spectral_density
 from landscape.adapters import check_symmetric
 from landscape.ascent import Ball
+from landscape.local_entropy.potential import Potential
 from landscape.randomness import unit
+from landscape.results import Cost, Eigenpairs
+from landscape.sums import dot
 from landscape.trace import trace
 from landscape.trace_estimators import _Basis
 from tests.problems import DOUBLE, seeded
@@ -86,6 +89,36 @@ def test_the_trace_and_symmetry(operator):
     # signs have no variance over a diagonal
     assert estimate.value == pytest.approx(float(operator.diagonal.double().sum()), rel=ROUNDING)
     check_symmetric(operator, seeded(0), tol=ROUNDING)
+
+
+class Valley:
+    """f(x) = h (v'x - c)^2 / 2, with v a random unit vector: one eigenvalue h, and all others zero."""
+
+    size, dtype, device = MANY, torch.float32, torch.device("cpu")
+    h, c = 100.0, 1.0
+
+    def __init__(self) -> None:
+        self.v = unit(MANY, seeded(0), self.dtype, self.device)
+        self.squared = dot(self.v, self.v)  # 1 but for rounding to float32, of which 1e-7 would be seen below
+
+    def value_and_gradient(self, x: torch.Tensor) -> tuple[float, torch.Tensor]:
+        off = dot(self.v, x) - self.c
+        return self.h * off**2 / 2, self.h * off * self.v
+
+
+def test_the_tempered_path_begins_at_the_gaussian_of_a_parabola():
+    """log Z_b = F~ of the parabola itself, and nothing is left of it: psi = 0."""
+    f, radius = Valley(), 1.0
+    pairs = Eigenpairs(np.array([f.h]), f.v[:, None], np.zeros(1), np.ones(1, bool), "largest", 1e-3, Cost())
+    potential = Potential(f, torch.zeros(MANY), radius, 1.0, pairs)
+    a = f.h * radius**2
+    exact = -np.log1p(a) / 2 - f.h * f.c**2 / (2 * (1 + a))
+    # rounding of f = 50, which it is the remainder of
+    assert potential.log_normaliser == pytest.approx(exact, abs=50 * ROUNDING)
+    at = potential.draw(3, seeded(1))
+    np.testing.assert_allclose(at.psi, 0, atol=50 * ROUNDING)
+    # of slopes of length sqrt(a), in which 1 + a is rounded
+    assert float(vector_norm(at.slope, dtype=DOUBLE)) < 100 * ROUNDING
 
 
 PEAK = """

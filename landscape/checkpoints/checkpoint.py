@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from landscape.checkpoints.fitting import fit, tied_names
+from landscape.checkpoints.loading import load, state_of
 from landscape.checkpoints.values import bytes_of
 
 __all__ = ["Checkpoint"]
@@ -37,8 +39,12 @@ class Checkpoint:
 
     @classmethod
     def of(cls, model: nn.Module, name: str = "model") -> Checkpoint:
-        """A copy of the network's present state."""
-        return cls(name, {k: _copied(v) for k, v in model.state_dict().items()})
+        """A copy of the network's present state, as its ``state_dict`` gives it.
+
+        Raises:
+            ValueError: that gives something else than tensors by name.
+        """
+        return cls(name, {k: _copied(v) for k, v in state_of(model).items()})
 
     def digest(self) -> str:
         """SHA-256 over names and bytes: two checkpoints with the same digest hold the same tensors.
@@ -62,7 +68,8 @@ class Checkpoint:
         network alone (``h.0.weight`` for ``transformer.h.0.weight``), and then names without it are found as they are.
 
         Args:
-            expected: the network's tensors by its own names, as in ``model.state_dict()``. Their values do not count.
+            expected: the network's tensors by its own names, as in ``model.state_dict()``. Their values do not count,
+                but for BatchNorm's ``num_batches_tracked``, which stand where the checkpoint has none.
             aliases: for a tied tensor's name another of its names, so that it may be saved under any of them. Names
                 that are not expected may be among them.
             of: what errors call the network.
@@ -86,14 +93,17 @@ class Checkpoint:
     def load_into(self, model: nn.Module) -> tuple[str, ...]:
         """Copy all tensors into ``model``, whose dtypes stay, and tell what was done: see ``fitted``.
 
+        Where the model's ``state_dict`` leaves out some of its tensors, as adapters' do, these stay as they are.
+
         Raises:
-            ValueError: names, shapes or dtypes do not fit; the model is then unchanged.
+            ValueError: names, shapes or dtypes do not fit, or the model has a ``load_state_dict`` of its own that does
+                not take what its ``state_dict`` gives; the model is then unchanged.
         """
-        state = model.state_dict()
-        values, notes = self.fitted(state, aliases=tied_names(state), of=type(model).__name__)
-        model.load_state_dict(values)
-        return notes
+        state, of = state_of(model), type(model).__name__
+        values, notes = self.fitted(state, aliases=tied_names(state), of=of)
+        return (*notes, *load(model, state, values, f"checkpoint {self.name!r} does not fit {of}"))
 
 
+@torch.inference_mode(False)  # whose tensors no network could take for its own
 def _copied(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)

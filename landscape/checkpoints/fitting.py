@@ -1,8 +1,8 @@
 """One tensor of a checkpoint for each name of a network.
 
 The names need not be the same: wrappers' parts of names are passed over on both sides, one prefix may be missing on
-either, and a tensor that the network ties to another may be stored under the other's name. What is not needed is
-ignored only outside the prefix; all that is done is told.
+either, and a tensor that the network ties to another may be stored under the other's name. BatchNorm's counts of
+batches may be missing. What is not needed is ignored only outside the prefix; all that is done is told.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from landscape.checkpoints.values import effect_of, equal, named
 __all__ = ["fit", "is_extra_state", "tied_names"]
 
 _COUNTERS = ("n_averaged",)  # of torch.optim.swa_utils.AveragedModel: a fact of the training, not of the network
+# of BatchNorm, which PyTorch before 0.4.1 had not, nor other frameworks: a count without which it computes the same
+_COUNTED = "num_batches_tracked"
 _LEFT_OVER = "not in the network"
 
 
@@ -52,9 +54,10 @@ def fit(
     wrapped = any(
         stored[found.entries[bare]] != found.reading.entry(name)
         for name, bare in ours.items()
-        if bare not in found.tied
+        if bare in values and bare not in found.tied
     )
     notes = [*found.notes(wrapped), *_conversions(values, own, misfit)]
+    values.update((name, own[name]) for name in found.uncounted)
     return {name: values[bare] for name, bare in ours.items()}, tuple(notes)
 
 
@@ -99,8 +102,8 @@ class _Sides:
         return not isinstance(own, Tensor) or is_extra_state(name) or _shape(self.entries[entry]) == _shape(own)
 
     def score(self, reading: Reading) -> tuple[int, int]:
-        """How many of the network's names are found in the right shape, and how many at all."""
-        found = self.found(reading)
+        """How many of the network's names are found in the right shape, and how many at all; counts do not count."""
+        found = {name: called for name, called in self.found(reading).items() if last_part(name) != _COUNTED}
         return sum(self.has_shape(name, reading.entry(called)) for name, called in found.items()), len(found)
 
     def fit(self, reading: Reading) -> _Fit:
@@ -113,8 +116,9 @@ class _Sides:
             for entry in self.entries
             if entry not in known
         }
+        lacking = [name for name in self.own if name not in found]
         problems = {
-            "missing": [name for name in self.own if name not in found],
+            "missing": [name for name in lacking if last_part(name) != _COUNTED],
             _LEFT_OVER: [entry for entry, counts in left.items() if counts],
             "other shape": [
                 f"{entry} is {_shape(self.entries[entry])}, the network's is {_shape(self.own[name])}"
@@ -126,6 +130,7 @@ class _Sides:
             reading,
             entries,
             tied={name: called for name, called in found.items() if called != name},
+            uncounted=[name for name in lacking if last_part(name) == _COUNTED],
             ignored=[entry for entry, counts in left.items() if not counts],
             problems={kind: names for kind, names in problems.items() if names},
         )
@@ -138,6 +143,7 @@ class _Fit:
     reading: Reading
     entries: dict[str, str]  # what each of the network's names that is found is called in the checkpoint
     tied: dict[str, str]  # the names that are found under another of the same tensor, and which
+    uncounted: list[str]  # counts of batches that are not found
     ignored: list[str]
     problems: dict[str, list[str]]
 
@@ -160,6 +166,8 @@ class _Fit:
         if self.tied:
             pairs = [f"{name} from {other}" for name, other in self.tied.items()]
             notes.append(f"tied weights that are saved once are taken from their partners: {few(pairs)}")
+        if self.uncounted:
+            notes.append(f"counts of batches that it lacks stay the network's own: {few(self.uncounted)}")
         return notes
 
 
@@ -173,7 +181,7 @@ def _the_one(sides: _Sides, misfit: str, fits: str) -> _Fit:
     # the best of them, which are all that are complete if any is; the names as they are come first
     best = [sides.fit(reading) for reading, score in tried.items() if score == top]
     good: list[_Fit] = []
-    for fit in sorted((fit for fit in best if fit.complete), key=lambda fit: len(fit.problems)):
+    for fit in sorted((f for f in best if f.complete), key=lambda f: (len(f.problems), len(f.uncounted))):
         # a network that a trainer holds twice is saved twice, and either is right
         if not any(_same(fit, other, sides.entries) for other in good):
             good.append(fit)
@@ -193,7 +201,7 @@ def _the_one(sides: _Sides, misfit: str, fits: str) -> _Fit:
 
 def _same(a: _Fit, b: _Fit, entries: Mapping[str, Any]) -> bool:
     """Whether both find the same values."""
-    pairs = [(entries[a.entries[name]], entries[b.entries[name]]) for name in a.entries]
+    pairs = [(entries[entry], entries[b.entries[name]]) for name, entry in a.entries.items() if name in b.entries]
     return all(equal(x, y) for x, y in pairs if isinstance(x, Tensor) and isinstance(y, Tensor))
 
 

@@ -31,6 +31,7 @@ from landscape.objective import Objective
 from landscape.objective.at_once import values_and_gradients
 from landscape.objective.contract import number
 from landscape.results import Eigenpairs
+from landscape.sums import dots, norm
 
 __all__ = ["Particles", "Potential"]
 
@@ -99,7 +100,7 @@ class Potential:
             a = beta * radius**2 * torch.from_numpy(start.values)[used]
             v = start.vectors[:, used].to(slope)
             g = beta * radius * slope
-            along = v @ (v.T @ g)
+            along = v @ dots(g[None], v)[0].to(v)
             self._start = _Gaussian(beta * value, along + (g - along) / (1 + float(a.min())), a.to(slope), v)
             self.log_normaliser = self._start.log_normaliser()
 
@@ -146,10 +147,14 @@ class _Gaussian:
 
     def _times(self, power: float, z: Tensor) -> Tensor:
         """(I + V a V')^power z, of z (..., n)."""
-        return z + ((z @ self.v) * ((1 + self.a) ** power - 1)) @ self.v.T
+        along = dots(z.reshape(-1, z.shape[-1]), self.v)
+        return z + ((along * ((1 + self.a.to(along)) ** power - 1)).to(z) @ self.v.T).view_as(z)
 
     def log_normaliser(self) -> float:
-        half = float(self.g.double() @ self._times(-1, self.g).double()) / 2
+        along = dots(self.g[None], self.v)[0]
+        # g and its parts along V may be far longer than what is left of them
+        rest = norm(self.g - self.v @ along.to(self.g))
+        half = (rest**2 + float((along**2 / (1 + self.a.to(along))).sum())) / 2
         return -self.constant - float(self.a.double().log1p().sum()) / 2 + half
 
     def place(self, y: Tensor) -> Tensor:
@@ -158,7 +163,7 @@ class _Gaussian:
 
     def take_off(self, z: Tensor, phi: np.ndarray, slope: Tensor) -> tuple[np.ndarray, Tensor]:
         """Psi and its gradient in y, of phi and its gradient in z."""
-        along = z @ self.v
-        rise = (z @ self.g + (along**2 @ self.a) / 2).double().cpu().numpy()
+        along = dots(z, self.v)
+        rise = (dots(z, self.g) + along**2 @ self.a.to(along) / 2).cpu().numpy()
         # beta f may be large, and float32 would round what is left of it
-        return phi - self.constant - rise, self._times(-0.5, slope - self.g - (along * self.a) @ self.v.T)
+        return phi - self.constant - rise, self._times(-0.5, slope - self.g - (along.to(z) * self.a) @ self.v.T)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -58,7 +59,7 @@ class Structure:
     units: dict[str, int]  # hidden layer -> how many units it has
     axes: dict[str, list[Axis]]  # parameter or buffer -> those of its dimensions that hold hidden units
 
-    def permuted(self, name: str, tensor: Tensor, permutations: dict[str, Tensor], but: str | None = None) -> Tensor:
+    def permuted(self, name: str, tensor: Tensor, permutations: Mapping[str, Tensor], but: str | None = None) -> Tensor:
         """The tensor with unit ``permutations[layer][i]`` at place i, for all layers or all ``but`` one."""
         for axis in self.axes.get(name, ()):
             if axis.layer != but:

@@ -25,6 +25,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from landscape.checkpoints import Checkpoint
+from landscape.checkpoints.values import equal
 from landscape.matching.structure import Structure, structure_of
 from landscape.objective import ModelObjective
 from landscape.objective.tensors import network_at_theta
@@ -109,6 +110,7 @@ def match_weights(
     }
     matched = Checkpoint(f"{checkpoint_b.name}-matched", tensors, checkpoint_b.metadata)
     after = _loaded(model, matched)
+    _check_moved(structure, before, after, permutations)
     return Matching(
         checkpoint=matched,
         permutations={layer: order.numpy() for layer, order in permutations.items()},
@@ -129,6 +131,21 @@ def _loaded(model: nn.Module, checkpoint: Checkpoint) -> nn.Module:
                 f"checkpoint {checkpoint.name!r} is not finite in {name!r}: give one that has not diverged"
             )
     return copied
+
+
+def _check_moved(structure: Structure, before: nn.Module, after: nn.Module, permutations: Mapping[str, Tensor]) -> None:
+    """Networks may have a ``state_dict`` of their own, which does not give all tensors as they are."""
+    moved = _tensors(after)
+    for name, tensor in _tensors(before).items():
+        if not equal(structure.permuted(name, tensor, permutations), moved[name]):
+            raise ValueError(
+                f"the state_dict of {type(before).__name__} does not keep {name} in another order, so no checkpoint of "
+                "it can hold hidden units in the order of another: give a network that does not override state_dict"
+            )
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {name: t.detach() for name, t in (*model.named_parameters(), *model.named_buffers())}
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:

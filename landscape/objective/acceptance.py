@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from landscape.objective.containers import found
 from landscape.objective.modes import EMBEDDINGS
@@ -18,7 +19,7 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 def check_initialised(model: nn.Module) -> None:
-    """Refuse what is no module, or one whose lazy layers have no shape yet.
+    """Refuse what is no module, or one whose tensors have no shape, no values or no memory of their own.
 
     Raises:
         TypeError, ValueError: it is.
@@ -28,11 +29,24 @@ def check_initialised(model: nn.Module) -> None:
             f"model is a {type(model).__name__}: give a torch.nn.Module, or for a function of a dictionary of tensors "
             "and the inputs, params={name: tensor}"
         )
-    lazy = [name for name, t in (*model.named_parameters(), *model.named_buffers()) if is_lazy(t)]
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    lazy = [name for name, t in tensors if is_lazy(t)]
     if lazy:
         raise ValueError(
             f"model has parameters without a shape yet, {', '.join(lazy[:5])}: run it once on a batch, so that its "
             "lazy modules are initialised"
+        )
+    empty = [name for name, t in tensors if t.is_meta]
+    if empty:
+        raise ValueError(
+            f"model has tensors on the meta device, which has no values, {', '.join(empty[:5])}: build it on a real "
+            "one, or load its weights with load_state_dict(..., assign=True)"
+        )
+    wrapped = [f"{name} ({type(t).__name__})" for name, t in tensors if is_traceable_wrapper_subclass(t)]
+    if wrapped:
+        raise ValueError(
+            f"model has tensors that are made of others, {', '.join(wrapped[:5])}: give it plain ones, such as the "
+            "full_tensor() of a distributed or the dequantize() of a quantised one"
         )
 
 
@@ -53,6 +67,8 @@ def check_memory(model: nn.Module, theta: Sequence[Tensor]) -> None:
         tensors = ((key, tensor) for key, value in held.items() for tensor in found(value, Tensor))
         for key, value in tensors:
             if isinstance(value, nn.Parameter) or id(value) in own:
+                continue
+            if f"{key}_orig" in vars(module)["_parameters"]:  # which a hook calculates anew before each forward
                 continue
             if value.layout is torch.strided and value.numel() and value.untyped_storage().data_ptr() in theirs:
                 raise ValueError(

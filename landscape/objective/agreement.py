@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from landscape.objective.products import gradient_of
+from landscape.sums import norm
 
 __all__ = ["agree"]
 
@@ -21,9 +22,10 @@ def agree(one: Callable[[], Tensor], other: Callable[[], Tensor], parameters: Se
         pairs = zip(_value_and_gradient(one, parameters), _value_and_gradient(other, parameters), strict=True)
     except RuntimeError:  # shapes or layouts that do not fit
         return False
-    return all(bool((a - b).norm() <= 1e4 * torch.finfo(a.dtype).eps * a.norm()) for a, b in pairs)
+    # in float64, where the squares of what float32 holds are finite: of others this would say that all agree
+    return all(norm(a - b) <= 1e4 * torch.finfo(a.dtype).eps * norm(a) for a, b in pairs)
 
 
 def _value_and_gradient(loss: Callable[[], Tensor], parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     value = loss()
-    return value.detach(), torch.cat([piece.reshape(-1) for piece in gradient_of(value, parameters)])
+    return value.detach().reshape(1), torch.cat([piece.reshape(-1) for piece in gradient_of(value, parameters)])

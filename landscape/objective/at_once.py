@@ -15,6 +15,7 @@ from landscape.objective.contract import Objective, number
 from landscape.objective.kernels import with_graph
 from landscape.objective.memory import cached_bytes, saved_bytes
 from landscape.objective.model import ModelObjective
+from landscape.sums import norm
 
 __all__ = ["by_vmap", "values_and_gradients"]
 
@@ -96,9 +97,11 @@ def _agree(one: Many, other: Many, theta: Tensor) -> bool:
     """Whether both are the same to rounding, away from theta: the gradient of a minimum is nothing but rounding."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(2, len(theta), generator=generator, dtype=theta.dtype).to(theta.device)
-    thetas = theta + 0.1 * theta.norm() / len(theta) ** 0.5 * noise
+    thetas = theta + 0.1 * norm(theta) / len(theta) ** 0.5 * noise
     (values, gradients), (others, other_gradients) = one(thetas), other(thetas)
     # generous, since another order of operations moves some ReLU across its kink
     tolerance = 1e4 * torch.finfo(theta.dtype).eps
-    off = float((gradients - other_gradients).norm() / other_gradients.norm())
-    return bool(np.allclose(values, others, rtol=tolerance, atol=0)) and off <= tolerance
+    off = norm((gradients - other_gradients).flatten())
+    return bool(np.allclose(values, others, rtol=tolerance, atol=0)) and off <= tolerance * norm(
+        other_gradients.flatten()
+    )

@@ -1,7 +1,5 @@
 """What a few evaluations of one micro-batch tell of a network when its objective is made.
 
-- *It is the one at theta*: where the loss's graph reaches the user's own parameters, forward holds on to them by other
-  ways than its modules' attributes, such as a closure over the tensor itself.
 - *f is a function*: two values at the same theta are one.
 - *f is a mean over examples*: with c examples in a batch and c_1 + c_2 = c in its parts, c f = c_1 f_1 + c_2 f_2.
 """
@@ -9,33 +7,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from landscape.objective.batches import can_be_split, rows_of, tensors_in
 from landscape.objective.parts import taken, together
 
-__all__ = ["PaddedRows", "check_function", "check_mean_over_examples", "originals_in", "refused_clearly", "same"]
-
-
-def originals_in(loss: Tensor, originals: Mapping[int, tuple[str, Tensor]]) -> list[str]:
-    """The names of those of the user's parameters, given by ``id``, that the graph of ``loss`` ends in."""
-    found, seen, nodes = [], set(), [loss.grad_fn]
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        variable = getattr(node, "variable", None)
-        if variable is not None and id(variable) in originals:
-            found.append(originals[id(variable)][0])
-        nodes.extend(before for before, _ in node.next_functions)
-    return sorted(set(found))
+__all__ = ["check_function", "check_mean_over_examples", "refused_clearly", "same"]
 
 
 def check_function(one: float, other: float, dtype: torch.dtype, *, frozen: bool) -> None:
@@ -133,26 +114,7 @@ def refused_clearly(cause: Exception, batch: Any, dtype: torch.dtype) -> Excepti
 # to be sorted: more are images
 _MOST_ENTRIES = 10_000_000
 # where errors are raised that say what they are about
-_OURS = ("landscape.objective.loss", "landscape.objective.batches")
-
-
-class PaddedRows(TorchFunctionMode):
-    """Notes the embeddings that are looked up with a ``padding_idx``."""
-
-    def __init__(self, weights: dict[int, str]) -> None:
-        super().__init__()
-        self._weights = weights
-        self.found: dict[str, int] = {}
-
-    def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if function in (functional.embedding, functional.embedding_bag):
-            name, row = self._weights.get(id(args[1])), kwargs.get("padding_idx")
-            if name is not None and row is not None:
-                self.found[name] = row % len(args[1])
-        return function(*args, **kwargs)
+_OURS = ("landscape.objective.loss", "landscape.objective.batches", "landscape.objective.evaluation")
 
 
 def same(one: float, other: float, dtype: torch.dtype, tolerance: float | None = None) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CONTAINERS", "found", "own_copy", "renewed", "same_bits"]
+__all__ = ["CONTAINERS", "found", "own_copy", "parameter_like", "renewed", "same_bits"]
 
 CONTAINERS = frozenset({dict, OrderedDict, defaultdict, list, deque, set, tuple})
 
@@ -46,6 +46,8 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
     """Bit for bit, NaN included."""
     if one.shape != other.shape or one.dtype != other.dtype or one.layout is not torch.strided:
         return one is other
+    if one.is_meta:  # no bits at all
+        return other.is_meta
     return torch.equal(*(t.contiguous().reshape(-1).view(torch.uint8) for t in (one, other)))
 
 
@@ -55,4 +57,12 @@ def own_copy(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     vars(own).update(vars(tensor))
     if dtype is not None and own.is_floating_point():
         own = own.to(dtype)
-    return nn.Parameter(own, requires_grad=False) if isinstance(tensor, nn.Parameter) else own
+    return parameter_like(own, tensor, requires_grad=False) if isinstance(tensor, nn.Parameter) else own
+
+
+def parameter_like(own: Tensor, given: Tensor, *, requires_grad: bool = True) -> Tensor:
+    """``own`` as a parameter of the type and with the attributes of ``given``."""
+    kind = type(given) if isinstance(given, nn.Parameter) else nn.Parameter
+    parameter = torch.Tensor._make_subclass(kind, own, requires_grad)
+    vars(parameter).update(vars(given))
+    return parameter

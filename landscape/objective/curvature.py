@@ -53,8 +53,8 @@ class Curvature:
 
         def pieces(i: int) -> Sequence[Tensor]:
             try:
-                with self._evaluation.running():
-                    return products.apply(i, directions)
+                self._evaluation.meet(self._batches[i][0])
+                return products.apply(i, directions)
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as cause:
@@ -74,14 +74,24 @@ class Curvature:
 
     @with_graph
     def _hessian(self, batch: Any) -> Product:
-        with differentiable_twice():
-            return hessian_product(self._evaluation.loss_while_lent(batch), self._evaluation.network.weights)
+        with self._evaluation.running(), differentiable_twice():
+            loss = self._evaluation.loss_while_lent(batch)
+            return self._lent(hessian_product(loss, self._evaluation.network.weights))
 
     @with_graph
     def _gauss_newton(self, batch: Any) -> Product:
-        with differentiable_twice():
+        with self._evaluation.running(), differentiable_twice():
             outputs, loss = self._evaluation.outputs_and_loss(batch)
-            return gauss_newton_product(outputs, loss, self._evaluation.network.weights)
+            return self._lent(gauss_newton_product(outputs, loss, self._evaluation.network.weights))
+
+    def _lent(self, product: Product) -> Product:
+        """The same while the network is lent: checkpointed modules run again."""
+
+        def applied(directions: Sequence[Tensor], keep: bool) -> Sequence[Tensor]:
+            with self._evaluation.running():
+                return product(directions, keep)
+
+        return applied
 
 
 def mean_over(

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from landscape.objective.checks import PaddedRows, check_function, originals_in, refused_clearly, same
+from landscape.objective.checks import check_function, refused_clearly, same
 from landscape.objective.containers import found
 from landscape.objective.kernels import Kernels, with_graph
 from landscape.objective.network import Network
+from landscape.objective.observation import PaddedRows, holds_older_nodes, next_node, originals_in
+from landscape.sums import dot, norm
 
 __all__ = ["Found", "examine"]
+
+# of the step along the gradient that it tells: more than curvature takes away from so small a step
+_MOST_OFF = 0.5
 
 
 @dataclass(frozen=True)
@@ -28,15 +34,23 @@ class Found:
 
 
 @with_graph
-def examine(network: Network, kernels: Kernels, loss_on: Callable[[Any], Tensor], batch: Any, *, frozen: bool) -> Found:
+def examine(
+    network: Network,
+    kernels: Kernels,
+    on: Callable[[Any, Callable[[], Tensor]], Tensor],
+    loss_on: Callable[[Any], Tensor],
+    batch: Any,
+    *,
+    frozen: bool,
+) -> Found:
     """Evaluate the batch, and see to it that the loss is a function of our theta.
 
-    Where forward holds on to the user's parameters by other ways than its modules, ``kernels`` is told to exchange
-    them; where an embedding's padded row is also used elsewhere, ``network`` forgets that it is padded.
+    Where an embedding's padded row is also used elsewhere, ``network`` forgets that it is padded.
 
     Args:
         network: the one, lent for each evaluation.
         kernels: how it is run.
+        on: ``on(batch, body)`` is ``body()`` while the network is lent, the first time observed.
         loss_on: the loss of a batch, of the network while it is lent.
         batch: some examples.
         frozen: whether each evaluation begins with the same random numbers.
@@ -48,14 +62,10 @@ def examine(network: Network, kernels: Kernels, loss_on: Callable[[Any], Tensor]
     before, originals = network.flat.clone(), network.originals()
     padded = PaddedRows({id(w): name for name, w in zip(network.space.names, network.weights, strict=True)})
     try:
-        with network.lent(probe=True), kernels.running(), padded:
-            loss = loss_on(batch)
-            theirs = originals_in(loss, originals)
+        with padded:
+            loss = on(batch, partial(loss_on, batch))
     except Exception as cause:
         raise refused_clearly(cause, batch, network.dtype) from cause
-    if theirs:
-        kernels.exchange({name: tensor for name, tensor in originals.values() if name in theirs}, network)
-        loss = _exchanged(network, kernels, loss_on, batch, originals)
     gradients = _gradients(network, kernels, loss)
     if not torch.equal(network.flat.view(torch.uint8), before.view(torch.uint8)):
         moved = [
@@ -72,7 +82,21 @@ def examine(network: Network, kernels: Kernels, loss_on: Callable[[Any], Tensor]
     unused = tuple(name for name, g in zip(network.space.names, gradients, strict=False) if g is None)
     _name_unused(network, unused, originals)
     value = float(loss.detach())
-    needs_graph = _needs_graph(network, kernels, loss_on, batch, value, frozen)
+
+    def value_again() -> float:
+        since = next_node()
+        with network.lent(), kernels.running():
+            again = loss_on(batch)
+        if holds_older_nodes(again, since):
+            raise ValueError(
+                "forward goes on from what it calculated in an earlier call and keeps, as in a cache, so that f does "
+                "not follow theta: let it calculate that each time"
+            )
+        return float(again.detach())
+
+    needs_graph = _needs_graph(value_again, value, network.dtype, frozen)
+    if gradients:
+        _check_gradient(network, gradients, value, value_again)
     rows = {}
     for name, row in padded.found.items():
         gradient = gradients[network.space.names.index(name)] if gradients else None
@@ -83,26 +107,7 @@ def examine(network: Network, kernels: Kernels, loss_on: Callable[[Any], Tensor]
     return Found(needs_graph=needs_graph, padded=rows)
 
 
-def _exchanged(
-    network: Network,
-    kernels: Kernels,
-    loss_on: Callable[[Any], Tensor],
-    batch: Any,
-    originals: dict[int, tuple[str, Tensor]],
-) -> Tensor:
-    with network.lent(probe=True), kernels.running():
-        loss = loss_on(batch)
-        theirs = originals_in(loss, originals)
-    if theirs:
-        raise ValueError(
-            f"the outputs do not follow theta in {', '.join(theirs[:5])}: forward holds on to the network's own "
-            "parameters, or to something that was calculated from them when it was built. Let forward read them from "
-            "its module each time, as self.weight"
-        )
-    return loss
-
-
-def _name_unused(network: Network, unused: tuple[str, ...], originals: dict[int, tuple[str, Tensor]]) -> None:
+def _name_unused(network: Network, unused: tuple[str, ...], originals: dict[str, Tensor]) -> None:
     """Refuse what was calculated from an unused parameter before and is kept; warn of what else may be so.
 
     Raises:
@@ -135,20 +140,55 @@ def _gradients(network: Network, kernels: Kernels, loss: Tensor) -> tuple[Tensor
     return tuple(g.to_dense() if g is not None and g.is_sparse else g for g in gradients)
 
 
-def _needs_graph(
-    network: Network, kernels: Kernels, loss_on: Callable[[Any], Tensor], batch: Any, value: float, frozen: bool
-) -> bool:
-    def again() -> float:
-        with network.lent(), kernels.running():
-            return float(loss_on(batch).detach())
-
+def _needs_graph(value_again: Callable[[], float], value: float, dtype: torch.dtype, frozen: bool) -> bool:
     try:
         with torch.no_grad():
-            other = again()
+            other = value_again()
     except RuntimeError:  # "element 0 of tensors does not require grad"
         other = math.nan
-    if same(value, other, network.dtype):
+    if same(value, other, dtype):
         return False
-    with_one = again()
-    check_function(value, with_one, network.dtype, frozen=frozen)
+    check_function(value, value_again(), dtype, frozen=frozen)
     return True
+
+
+def _check_gradient(
+    network: Network, gradients: Sequence[Tensor | None], value: float, value_again: Callable[[], float]
+) -> None:
+    """Warn where the loss moves along its gradient by another amount than the gradient's norm tells.
+
+    That shows a result of an earlier call which forward keeps, at whatever theta that was, and gradients that are none.
+
+    Raises:
+        ValueError: as ``value_again`` does.
+    """
+    pieces = [torch.zeros_like(w) if g is None else g for g, w in zip(gradients, network.weights, strict=True)]
+    gradient = torch.cat([piece.detach().reshape(-1) for piece in pieces])
+    slope, before, scale = norm(gradient), network.flat.clone(), max(abs(value), 1.0)
+    eps = torch.finfo(torch.float32).eps  # many networks and losses calculate in that within, whatever they are in
+    ratios: list[float] = []
+    # so short that the loss rises by no more than half of its digits, and a shorter one: what is off by curvature or by
+    # a kink between is off otherwise there
+    for part in (eps**0.5, eps**0.5 / 8):
+        length = part * min(max(norm(before), 1.0), scale / max(slope, eps))
+        try:
+            with torch.no_grad():
+                network.flat.add_(gradient, alpha=length / max(slope, eps))
+            told = dot(gradient, network.flat - before)  # of the step that rounding leaves
+            rise = value_again() - value
+        finally:
+            with torch.no_grad():
+                network.flat.copy_(before)
+        # next to a minimum the difference is nothing but rounding, which TF32 makes a thousand times coarser
+        if not told > 1e2 * eps * scale or (before.is_cuda and before.dtype is torch.float32):
+            return
+        ratios.append(rise / told)
+        if not abs(ratios[-1] - 1) > _MOST_OFF:
+            return
+    if abs(ratios[0] - ratios[1]) <= _MOST_OFF / 5:
+        warnings.warn(
+            f"along its gradient f moves by {ratios[1]:.2g} times what the gradient tells. Either forward keeps what "
+            "it calculated in an earlier call, at whatever theta that was: let it calculate that each time. Or its "
+            "gradient is none of f, as where it detaches, rounds or reverses: then so is what is derived from it",
+            stacklevel=8,
+        )

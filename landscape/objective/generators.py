@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-__all__ = ["generators_kept"]
+__all__ = ["generators_kept", "state_of_generators"]
 
 
 @contextmanager
@@ -27,3 +28,12 @@ def generators_kept(seed: int | None = None) -> Iterator[None]:
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])  # noqa: NPY002
+
+
+def state_of_generators() -> tuple[object, ...]:
+    """That of the global generators, to be compared with a later one: another tells that something was drawn."""
+    numpy = np.random.get_state(legacy=False)  # noqa: NPY002
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_initialized():
+        states += torch.cuda.get_rng_state_all()
+    return random.getstate(), pickle.dumps(numpy), *(state.numpy().tobytes() for state in states)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+from torch.utils import checkpoint
 
 from landscape.objective.generators import generators_kept
 from landscape.objective.network import Network
@@ -44,6 +45,9 @@ class Kernels:
         network: the one.
         frozen_noise: whether each evaluation begins with the same state of the global generators.
         without_dropout: whether ``functional.dropout``, and that within attention, does nothing.
+
+    Attributes:
+        draws: whether forward was seen to draw random numbers; then the global generators are put back after it.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Kernels:
         # cuDNN's recurrent layers have no gradient in evaluation mode, and would move weights to a buffer of their own
         self._recurrent = any(isinstance(module, nn.RNNBase) for module in network.modules)
         self._device, self._frozen, self._without_dropout = network.flat.device, frozen_noise, without_dropout
+        self.draws = False
         self._originals: dict[str, Tensor] = {}
         self._exchanged: list[tuple[Tensor, Tensor]] = []
 
@@ -64,14 +69,14 @@ class Kernels:
 
         So are reached those that code holds on to by other ways than its modules' attributes, as in a closure.
         """
-        self._originals, ours = dict(originals), network.named_tensors()
-        self._exchanged = [(theirs, ours[name]) for name, theirs in originals.items()]
+        self._originals, ours = {**self._originals, **originals}, network.named_tensors()
+        self._exchanged = [(theirs, ours[name]) for name, theirs in self._originals.items()]
 
     def of(self, network: Network) -> Kernels:
         """The same for another network of the same code."""
         other = copy.copy(self)
         if self._originals:
-            other.exchange(self._originals, network)
+            other.exchange({}, network)
         return other
 
     @property
@@ -81,7 +86,9 @@ class Kernels:
 
     def noise(self) -> AbstractContextManager[None]:
         """Within it a batch is evaluated, with the same random numbers each time where noise is frozen."""
-        return generators_kept(_SEED) if self._frozen else nullcontext()
+        if self._frozen:
+            return generators_kept(_SEED)
+        return generators_kept() if self.draws else nullcontext()
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -96,11 +103,29 @@ class Kernels:
             if torch.backends.mha.get_fastpath_enabled():  # which values would take and gradients would not
                 torch.backends.mha.set_fastpath_enabled(False)
                 stack.callback(torch.backends.mha.set_fastpath_enabled, True)
+            stack.enter_context(_without_reentrance())
             if self._without_dropout:
                 stack.enter_context(_WithoutDropout())
             if self._exchanged:
                 stack.enter_context(_Exchanged({id(theirs): ours for theirs, ours in self._exchanged}))
             yield
+
+
+@contextmanager
+def _without_reentrance() -> Iterator[None]:
+    """Activation checkpointing by the way that can be differentiated by ``autograd.grad``, and twice."""
+    theirs = checkpoint.CheckpointFunction
+    checkpoint.CheckpointFunction = _Checkpointed  # type: ignore[misc, assignment]
+    try:
+        yield
+    finally:
+        checkpoint.CheckpointFunction = theirs  # type: ignore[misc]
+
+
+class _Checkpointed:
+    @staticmethod
+    def apply(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
+        return checkpoint.checkpoint(function, *args, use_reentrant=False, preserve_rng_state=preserve_rng_state)
 
 
 def differentiable_twice() -> AbstractContextManager[Any]:

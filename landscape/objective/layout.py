@@ -53,7 +53,7 @@ def channels_last(
 
 def _laid_out(batch: Any) -> Any:
     def laid_out(tensor: Tensor) -> Tensor:
-        image = tensor.dim() == 4 and tensor.is_floating_point()
+        image = tensor.dim() == 4 and tensor.is_floating_point() and tensor.layout is torch.strided
         return tensor.to(memory_format=torch.channels_last) if image else tensor
 
     return mapped(laid_out, batch)

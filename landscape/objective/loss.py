@@ -167,14 +167,13 @@ def _held_by(item: Any) -> list[Any]:
         codes = [item.__code__]
         for code in codes:
             codes += [const for const in code.co_consts if isinstance(const, CodeType)]
-            named = (item.__globals__.get(name) for name in code.co_names)
-            held += [value for value in named if isinstance(value, nn.Module | FunctionType | partial)]
+            held += [item.__globals__.get(name) for name in code.co_names]
         return held
-    return _attributes(item) if callable(item) else []
+    return _attributes(item)
 
 
 def _attributes(item: Any) -> list[Any]:
-    """Of an object of the user's; torch's own hold nothing that is meant here."""
+    """Of an object of the user's; those of libraries that everybody has hold nothing that is meant here."""
     foreign = type(item).__module__.startswith(("torch.", "numpy", "builtins")) or isinstance(item, ModuleType)
     return [] if foreign else list(getattr(item, "__dict__", {}).values())
 

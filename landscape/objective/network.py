@@ -24,7 +24,7 @@ from torch.nn.utils import parametrize
 
 from landscape.checkpoints import Checkpoint
 from landscape.objective.acceptance import HALF, check_initialised, check_memory, checked_dtype
-from landscape.objective.containers import CONTAINERS, found, own_copy, renewed, same_bits
+from landscape.objective.containers import CONTAINERS, found, own_copy, parameter_like, renewed, same_bits
 from landscape.objective.modes import EMBEDDINGS, mode_of, settings_of
 from landscape.parameters import ParameterSpace
 
@@ -85,9 +85,8 @@ class Network:
     def _take(self, states: list[dict[str, Any]], theta: Sequence[Tensor], dtype: torch.dtype | None) -> None:
         """Own copies of all tensors in ``states``, those of ``theta`` as views of one vector."""
         self.flat = torch.cat([p.detach().reshape(-1) for p in theta]).to(dtype or theta[0].dtype, copy=True)
-        self.weights = [nn.Parameter(view) for view in self.space.views(self.flat).values()]
-        for own, given in zip(self.weights, theta, strict=True):
-            vars(own).update(vars(given))
+        views = self.space.views(self.flat).values()
+        self.weights = [parameter_like(view, given) for view, given in zip(views, theta, strict=True)]
         ours: dict[int, Any] = {id(p): own for p, own in zip(theta, self.weights, strict=True)}
         for tensor in _tensors([*states, self._scripted]):
             if id(tensor) not in ours:
@@ -150,6 +149,8 @@ class Network:
         swaps: dict[int, Any] = {id(g): g.clone_state() for g in self._generators}
         if weights is not None:
             swaps.update((id(own), given) for own, given in zip(self.weights, weights, strict=True))
+            for own, given in zip(self.weights, weights, strict=True):
+                vars(given).update(vars(own))  # what forward may ask of them
         copied = [t for t in self._others if probe or id(t) in self._moving] if probe or self._moving else []
         for tensor in copied:
             swaps[id(tensor)] = own_copy(tensor, None)
@@ -178,7 +179,7 @@ class Network:
             parametrize._cache, parametrize._cache_enabled = cached
         if probe:
             # by way of .data a buffer may move without a version
-            self._moving = {id(t) for t in copied if swaps[id(t)]._version or not same_bits(swaps[id(t)], t)}
+            self._moving |= {id(t) for t in copied if swaps[id(t)]._version or not same_bits(swaps[id(t)], t)}
         elif not adopt and versions != [t._version for t in self._others]:
             raise ValueError(
                 "forward changed a buffer in place that it left alone when this objective was made, so f would not be "
@@ -239,10 +240,18 @@ class Network:
         """How many buffers forward changes in place."""
         return len(self._moving)
 
-    def originals(self) -> dict[int, tuple[str, Tensor]]:
-        """The user's own parameters of the names of theta, by their ``id``."""
-        named = dict(self.model.named_parameters())
-        return {id(named[name]): (name, named[name]) for name in self.space.names if name in named}
+    def originals(self) -> dict[str, Tensor]:
+        """The user's own parameters and buffers."""
+        return {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+
+    def differing(self, originals: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Those of the user's own tensors that ours may differ from: theta's, and others with other values."""
+        ours = self.named_tensors() if originals else {}
+        return {
+            name: tensor
+            for name, tensor in originals.items()
+            if name in self.space.names or not same_bits(ours[name].detach(), tensor.detach())
+        }
 
     def unpad(self, name: str) -> None:
         """Let embeddings whose weight has that name have gradients in all rows."""

@@ -70,7 +70,7 @@ def _joined(pieces: list[Any], most: int) -> list[Any]:
 def _structure(item: Any) -> Any:
     """What pieces have in common that can be put together."""
     if isinstance(item, Tensor):
-        return item.dtype, item.shape[1:]
+        return item.dtype, item.shape[1:], item.requires_grad
     if isinstance(item, Mapping):
         return type(item), {key: _structure(value) for key, value in item.items()}
     # what is no tensor may tell something of its own batch: it is like nothing else
@@ -82,7 +82,7 @@ def _together(alike: list[Any]) -> Any:
     if len(alike) == 1:
         return alike[0]
     if isinstance(alike[0], Tensor):
-        return torch.cat(alike)
+        return mapped(lambda _: torch.cat(alike), alike[0])
     if isinstance(alike[0], tuple):
         items = [_together(list(each)) for each in zip(*alike, strict=True)]
         return type(alike[0])(*items) if hasattr(alike[0], "_fields") else tuple(items)

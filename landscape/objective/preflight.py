@@ -27,6 +27,7 @@ from torch import Tensor
 from landscape.objective.batches import mapped
 from landscape.objective.kernels import differentiable_twice
 from landscape.objective.notes import AttentionCalls
+from landscape.sums import dot, norm
 
 if TYPE_CHECKING:
     from landscape.objective.model import ModelObjective
@@ -156,7 +157,7 @@ def _independent(f: ModelObjective, wide: ModelObjective | str, v: Tensor) -> tu
             pass
     if isinstance(wide, str):
         return None, f"neither forward-over-reverse nor float64 serve this network and its data ({wide})", math.nan
-    w, length = v.double(), float(wide.theta.norm()) / float(v.double().norm())
+    w, length = v.double(), norm(wide.theta) / norm(v)
     found = [_difference(wide, w, _STEPS[0] * length)]
     best, known = found[0], math.inf
     for step in _STEPS[1:]:
@@ -177,8 +178,7 @@ def _difference(f: ModelObjective, w: Tensor, h: float) -> Tensor:
 
 
 def _apart(one: Tensor, other: Tensor) -> float:
-    one, other = one.double(), other.double()
-    return float((one - other).norm()) / max(float(other.norm()), torch.finfo(torch.float64).tiny)
+    return norm(one - other) / max(norm(other), torch.finfo(torch.float64).tiny)
 
 
 def _forward_over_reverse(f: ModelObjective, v: Tensor) -> Tensor:
@@ -204,14 +204,14 @@ def _gradient_error(wide: ModelObjective | str, v: Tensor) -> float:
         return math.nan
     w = v.double()
     gradient = wide.gradient(wide.theta)
-    scale = float(gradient.norm())
+    scale = norm(gradient)
     found = []
     for step in (1e-5, 1e-4):
-        h = step * float(wide.theta.norm()) / float(w.norm())
+        h = step * norm(wide.theta) / norm(w)
         found.append((wide.value(wide.theta + h * w) - wide.value(wide.theta - h * w)) / (2 * h))
     # both steps must tell the same, else a kink lies between, the network rounds, or the gradient is next to nothing
     if scale == 0 and all(found):
         return math.inf
     if not scale > 0 or not abs(found[0] - found[1]) <= 1e-3 * scale:
         return math.nan
-    return abs(found[0] - float(gradient @ w)) / scale
+    return abs(found[0] - dot(gradient, w)) / scale

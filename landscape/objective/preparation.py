@@ -5,8 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import torch
+
 from landscape.objective.batch_norm import POLICIES
-from landscape.objective.batches import is_pair, read_batches
+from landscape.objective.batches import can_be_split, rows_of
 from landscape.objective.checks import check_mean_over_examples
 from landscape.objective.evaluation import Evaluation
 from landscape.objective.folding import foldable
@@ -15,6 +17,8 @@ from landscape.objective.kernels import with_graph
 from landscape.objective.layout import channels_last
 from landscape.objective.loss import check_call, check_mean
 from landscape.objective.memory import USUAL, examples_at_once
+from landscape.objective.parts import taken
+from landscape.objective.reading import is_pair, read_batches
 
 __all__ = ["check_options", "prepare"]
 
@@ -37,6 +41,11 @@ def check_options(batch_norm: str, batch_size: int | str, graph_memory: int | st
         raise ValueError(f"noise={noise!r}: give 'frozen', or None to have random networks refused")
     if mode not in ("eval", "train"):
         raise ValueError(f"mode={mode!r}: give 'eval', or 'train' for losses that exist in training mode only")
+
+
+def _few(batch: Any) -> Any:
+    """Some of its examples, where a look is all that is asked for."""
+    return taken(batch, torch.arange(min(8, rows_of(batch) or 0))) if can_be_split(batch) else batch
 
 
 @with_graph
@@ -80,6 +89,7 @@ def prepare(
             together = examples_at_once(evaluation.loss_on, *batches[0], network.flat)
             batches = read(data, together)
         if batch_norm != "batch":
-            evaluation.folds = foldable(network, evaluation.running, evaluation.loss_while_lent, batches[0][0])
+            evaluation.folds = foldable(network, evaluation.running, evaluation.loss_while_lent, _few(batches[0][0]))
         batches = channels_last(batches, network, evaluation.folds, evaluation.loss_on)
+        evaluation.meet_anew()  # and let go of those that were only looked at
     return batches, batches if calibration is None else read(calibration, together)

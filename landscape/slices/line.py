@@ -25,7 +25,7 @@ from landscape.results import Line, LineBand
 from landscape.slices.checks import checked_coordinates, checked_direction, in_common, named
 from landscape.slices.policies import gathers_anew
 from landscape.slices.walk import Index, Walk, as_given, measure
-from landscape.sums import norm
+from landscape.sums import dot, norm
 
 __all__ = ["line", "line_band"]
 
@@ -202,8 +202,6 @@ def line_band(
 
 
 def _derivatives(objective: Objective, theta: Tensor, d: Tensor) -> tuple[float, float]:
-    """g'd and d'Hd, summed in float64."""
-    wide = d.double()
-    theta, d = theta.to(objective.dtype), d.to(objective.dtype)
-    slope, curvature = (v.double() @ wide for v in (objective.gradient(theta), objective.hvp(theta, d)))
-    return float(slope), float(curvature)
+    """g'd and d'Hd."""
+    theta, rounded = theta.to(objective.dtype), d.to(objective.dtype)
+    return dot(objective.gradient(theta), d), dot(objective.hvp(theta, rounded), d)

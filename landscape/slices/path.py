@@ -29,6 +29,7 @@ from landscape.results import Line
 from landscape.slices.checks import checked_coordinates, in_common, named
 from landscape.slices.policies import keeps_statistics
 from landscape.slices.walk import Walk, as_given, measure
+from landscape.sums import norm
 
 __all__ = ["path"]
 
@@ -103,7 +104,7 @@ def path(
             slope=float("nan"),
             curvature=float("nan"),
             eps=torch.finfo(objectives[name].dtype).eps,
-            direction_norm=float((ends[1] - ends[0]).double().norm()),
+            direction_norm=norm(ends[1] - ends[0]),
             unit="path",
             cost=walk.cost(start),
         )
