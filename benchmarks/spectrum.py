@@ -35,7 +35,7 @@ from networks import medians, resnet20, trained_digits_mlp, trained_lenet
 from torch import Tensor, nn
 
 from landscape import Hessian, ModelObjective, eigenpairs, spectral_density
-from landscape.trace import trace
+from landscape.spectrum import trace
 
 BATCH = 128
 K = 10

@@ -1,11 +1,8 @@
 """The loss landscape around a trained network: spectra, local entropy, slices, comparisons."""
 
-from landscape.adapters import as_operator
-from landscape.barriers import barrier, barrier_matrix
-from landscape.bezier import bezier_path
 from landscape.checkpoints import Checkpoint, load_checkpoint
 from landscape.compare import CompareSettings, compare
-from landscape.cross_check import cross_check
+from landscape.connectivity import barrier, barrier_matrix, bezier_path, match_weights
 from landscape.directions import (
     between,
     eigenvector,
@@ -16,15 +13,20 @@ from landscape.directions import (
     sharpest_ascent,
     trajectory_plane,
 )
-from landscape.eigenvalues import eigenpairs
 from landscape.local_entropy import local_entropy, local_entropy_along, radii_of_interest
-from landscape.matching import match_weights
 from landscape.objective import ModelObjective, Objective
-from landscape.operators import Dense, GaussNewton, Hessian, LinearOperator, Residual
+from landscape.operators import Dense, GaussNewton, Hessian, LinearOperator, Residual, as_operator, to_scipy
 from landscape.problems import Problem
 from landscape.sharpness import flatness_table
 from landscape.slices import estimate_seconds, line, line_band, path, plane
-from landscape.spectrum import spectral_density
+from landscape.spectrum import (
+    cross_check,
+    eigenpairs,
+    spectral_density,
+    spectrum_by_layer,
+    spectrum_over_data,
+    trace,
+)
 
 __all__ = [
     "Checkpoint",
@@ -63,5 +65,9 @@ __all__ = [
     "random_direction",
     "sharpest_ascent",
     "spectral_density",
+    "spectrum_by_layer",
+    "spectrum_over_data",
+    "to_scipy",
+    "trace",
     "trajectory_plane",
 ]

@@ -15,7 +15,7 @@ from landscape.compare import CompareSettings, compare
 from landscape.experiment import OPTIMIZERS, summary, train_at_equal_budget
 from landscape.problems import BUILT_IN, find_problem
 from landscape.report import write_report
-from landscape.store import output_folder
+from landscape.results.store import output_folder
 
 __all__ = ["app", "main"]
 

@@ -20,13 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from optim.batch_norm import hold_running_statistics, refresh_batch_norm
-from optim.batches import Batches, Data, in_order
+from optim.batch_norm import hold_running_statistics
+from optim.batches import Batches, Data
+from optim.evaluation import Criterion, accuracy_of, evaluate
 from optim.run import Run
 
-__all__ = ["TrainingRecord", "constant", "cosine", "evaluate", "train"]
-
-Criterion = Callable[[Tensor, Tensor], Tensor]
+__all__ = ["TrainingRecord", "constant", "cosine", "train"]
 
 
 @dataclass(frozen=True)
@@ -241,7 +240,7 @@ class _Loop:
     def shown(self, line: dict[str, Any]) -> dict[str, str]:
         """For a progress bar."""
         shown = {"loss": f"{line['loss']:.3f}"}
-        if self._outputs is not None and not math.isnan(accuracy := _accuracy(*self._outputs)):
+        if self._outputs is not None and not math.isnan(accuracy := accuracy_of(*self._outputs)):
             shown["accuracy"] = f"{accuracy:.2f}"
         if "gamma" in (group := self.optimizer.param_groups[0]):
             shown["gamma"] = f"{group['gamma']:.1e}"
@@ -269,42 +268,6 @@ class _Loop:
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
         self.spent, self.steps, self.last_cost = state["spent"], state["steps"], state["last_cost"]
         self.seconds = state["seconds"]
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, loss: Criterion, data: Data, *, calibration: Data | None = None) -> dict[str, float]:
-    """Mean loss, and accuracy for classifiers, over all of ``data`` in evaluation mode; the mode is put back.
-
-    Args:
-        model: the network.
-        loss: ``loss(outputs, targets)``, a mean over the batch.
-        data: a pair of tensors, or an iterable of batches.
-        calibration: the data on which BatchNorm's running statistics are gathered first. Default: they are used as
-            they are.
-    """
-    if calibration is not None:
-        refresh_batch_norm(model, in_order(calibration))
-    device = next(model.parameters()).device
-    mode = model.training
-    model.eval()
-    total, accuracy, examples = 0.0, 0.0, 0
-    for inputs, targets in in_order(data):
-        outputs, targets = model(inputs.to(device)), targets.to(device)
-        total += float(loss(outputs, targets)) * len(targets)
-        accuracy += _accuracy(outputs, targets) * len(targets)
-        examples += len(targets)
-    model.train(mode)
-    if examples == 0:
-        raise ValueError("data is empty: give at least one example")
-    found = {"loss": total / examples, "accuracy": accuracy / examples}
-    return {key: value for key, value in found.items() if key == "loss" or not math.isnan(value)}
-
-
-def _accuracy(outputs: Tensor, targets: Tensor) -> float:
-    """The share of right answers, NaN where targets are no class indices."""
-    if targets.is_floating_point() or outputs.dim() != targets.dim() + 1 or outputs.shape[1] < 2:
-        return math.nan
-    return float((outputs.argmax(1) == targets).double().mean())
 
 
 def _digest(data: Data) -> str:

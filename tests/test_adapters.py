@@ -9,8 +9,8 @@ from pyhessian import hessian as pyhessian_hessian
 from torch import nn
 
 from landscape import Dense, Hessian, LinearOperator, as_operator, eigenpairs, local_entropy, spectral_density
-from landscape.adapters import check_symmetric, to_scipy
-from landscape.trace import trace
+from landscape.operators import check_symmetric, to_scipy
+from landscape.spectrum import trace
 from tests.problems import (
     DOUBLE,
     LogisticRegression,

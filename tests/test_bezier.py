@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from landscape import Checkpoint, ModelObjective, barrier, bezier_path, plane_through, project_onto_plane
-from landscape.bezier import _value_and_gradient
+from landscape.connectivity.bezier import _value_and_gradient
 from landscape.results import from_dataset, standard_error, to_dataset
 from landscape.results.bezier import bezier_length
 from tests.problems import DOUBLE, LogisticRegression, Quadratic, seeded, tiny_mlp, tiny_objective

@@ -9,7 +9,7 @@ import xarray
 from torch import nn
 
 from landscape import Checkpoint, CompareSettings, ModelObjective, Problem, compare, local_entropy
-from landscape.provenance import _version
+from landscape.compare.provenance import _version
 from tests.problems import seeded, tiny_mlp
 
 QUICK = CompareSettings(

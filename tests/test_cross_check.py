@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from landscape import ModelObjective
-from landscape.cross_check import Agreement, cross_check
+from landscape.spectrum.cross_check import Agreement, cross_check
 from tests.problems import LogisticRegression, dense_hessian, seeded, tiny_mlp, tiny_objective
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from landscape.lanczos import Lanczos, Recurrence
 from landscape.operators import Dense
+from landscape.spectrum.lanczos import Lanczos, Recurrence
 from tests.problems import DOUBLE, seeded, symmetric
 
 

@@ -10,14 +10,14 @@ import torch
 from torch.linalg import vector_norm
 
 from landscape import eigenpairs, spectral_density
-from landscape.adapters import check_symmetric
-from landscape.ascent import Ball
+from landscape.directions.ascent import Ball
 from landscape.local_entropy.potential import Potential
+from landscape.operators import check_symmetric
 from landscape.randomness import unit
 from landscape.results import Cost, Eigenpairs
+from landscape.spectrum import trace
+from landscape.spectrum.trace_estimators import _Basis
 from landscape.sums import dot
-from landscape.trace import trace
-from landscape.trace_estimators import _Basis
 from tests.problems import DOUBLE, seeded
 
 MANY = 8_000_000
@@ -125,7 +125,7 @@ PEAK = """
 import sys
 import torch
 from landscape import eigenpairs, spectral_density
-from landscape.trace import trace
+from landscape.spectrum import trace
 from tests.problems import seeded
 from tests.test_many_weights import Diagonal
 torch.set_num_threads(1)

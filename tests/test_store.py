@@ -6,7 +6,7 @@ import xarray
 import zarr
 
 from landscape import line
-from landscape.store import Store, output_folder
+from landscape.results.store import Store, output_folder
 from tests.problems import DOUBLE, LogisticRegression
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from landscape import Dense, Hessian
-from landscape.trace import TraceEstimate, trace
+from landscape.spectrum import TraceEstimate, trace
 from tests.problems import DOUBLE, dense_hessian, seeded, symmetric, tiny_mlp, tiny_objective
 
 METHODS = ["hutchinson", "hutch++", "xtrace"]

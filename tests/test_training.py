@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from optim import EntropySGD, train
-from optim.training import constant, cosine, evaluate
+from optim.evaluation import evaluate
+from optim.training import constant, cosine
 from tests.problems import seeded, tiny_mlp
 
 LOSS = nn.CrossEntropyLoss()

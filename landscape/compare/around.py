@@ -10,12 +10,11 @@ import numpy as np
 
 from landscape.compare.settings import CompareSettings
 from landscape.directions import eigenvector, random_direction
-from landscape.eigenvalues import eigenpairs
 from landscape.local_entropy import local_entropy
 from landscape.objective import ModelObjective
 from landscape.operators import Hessian
 from landscape.slices import line, line_band, plane
-from landscape.spectrum import spectral_density
+from landscape.spectrum import eigenpairs, spectral_density
 
 __all__ = ["Keep", "entropy", "slices", "spectrum"]
 

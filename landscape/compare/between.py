@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.barriers import barrier
 from landscape.checkpoints import Checkpoint
 from landscape.compare.around import Keep
 from landscape.compare.settings import CompareSettings
+from landscape.connectivity import barrier
 from landscape.directions import plane_through, project_onto_plane, random_direction
 from landscape.objective import ModelObjective
 from landscape.problems import Problem

@@ -19,13 +19,13 @@ import torch
 from landscape.checkpoints import Checkpoint
 from landscape.compare.around import entropy, slices, spectrum
 from landscape.compare.between import lines_from_first, plane_of_minima, recalibrated
+from landscape.compare.measures import measure
+from landscape.compare.provenance import check_checkpoints, check_fixed_tensors, provenance_of
 from landscape.compare.settings import CompareSettings
-from landscape.measures import measure
 from landscape.problems import Problem
 from landscape.progress import Progress, silent
-from landscape.provenance import check_checkpoints, check_fixed_tensors, provenance_of
 from landscape.results import Comparison
-from landscape.store import Store
+from landscape.results.store import Store
 
 __all__ = ["compare"]
 

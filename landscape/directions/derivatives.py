@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from landscape.ascent import Ball, ascend
+from landscape.directions.ascent import Ball, ascend
 from landscape.objective import Objective
 from landscape.objective.contract import number
 from landscape.parameters import check_vector

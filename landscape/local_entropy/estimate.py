@@ -40,7 +40,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.eigenvalues import eigenpairs
 from landscape.local_entropy.laplace import laplace
 from landscape.local_entropy.monte_carlo import monte_carlo
 from landscape.local_entropy.radii import counted_radii
@@ -53,6 +52,7 @@ from landscape.parameters import check_vector
 from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new
 from landscape.results import Cost, Eigenpairs, LocalEntropy, SpectralDensity
+from landscape.spectrum import eigenpairs
 
 __all__ = ["local_entropy"]
 

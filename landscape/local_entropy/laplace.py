@@ -13,7 +13,7 @@ from landscape.objective import Objective
 from landscape.operators import Hessian
 from landscape.progress import Progress
 from landscape.results import Eigenpairs, SpectralDensity, standard_error
-from landscape.spectrum import quadrature, spectral_density
+from landscape.spectrum.density import quadrature, spectral_density
 from landscape.sums import dot
 
 __all__ = ["laplace"]

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from landscape.eigenvalues import eigenpairs
 from landscape.local_entropy.moves import propose
 from landscape.local_entropy.path import ERRORS, error_of_mean
 from landscape.objective import ModelObjective
@@ -29,6 +28,7 @@ from landscape.operators import Hessian
 from landscape.progress import Progress
 from landscape.randomness import normal
 from landscape.results import standard_error
+from landscape.spectrum import eigenpairs
 
 __all__ = ["stochastic"]
 

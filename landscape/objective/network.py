@@ -26,6 +26,7 @@ from landscape.checkpoints import Checkpoint
 from landscape.objective.acceptance import HALF, check_initialised, check_memory, checked_dtype
 from landscape.objective.containers import CONTAINERS, found, own_copy, parameter_like, renewed, same_bits
 from landscape.objective.modes import EMBEDDINGS, mode_of, settings_of
+from landscape.objective.scripted import Scripted
 from landscape.parameters import ParameterSpace
 
 __all__ = ["Network"]
@@ -75,7 +76,7 @@ class Network:
         self.dtype = checked_dtype(theirs, dtype)
         self.converted = dtype is not None or theirs[0].dtype in HALF
         self._kinds = [type(m) for m in self.modules]
-        self._scripted = [_scripted_tensors(m) for m in self.modules]
+        self._scripted = Scripted(self.modules)
         states = [dict(vars(m)) for m in self.modules]
         self._take(states, theirs, self.dtype if self.converted else None)
         self._set(training)
@@ -88,19 +89,18 @@ class Network:
         views = self.space.views(self.flat).values()
         self.weights = [parameter_like(view, given) for view, given in zip(views, theta, strict=True)]
         ours: dict[int, Any] = {id(p): own for p, own in zip(theta, self.weights, strict=True)}
-        for tensor in _tensors([*states, self._scripted]):
+        for tensor in found([*states, *self._scripted.tensors], Tensor):
             if id(tensor) not in ours:
                 ours[id(tensor)] = own_copy(tensor, dtype)
         self._states = [{key: renewed(value, ours) for key, value in state.items()} for state in states]
-        self._scripted = [{name: ours[id(t)] for name, t in tensors.items()} for tensors in self._scripted]
+        self._scripted = self._scripted.of(ours)
         self._moving: set[int] = set()
         self._index()
 
     def _index(self) -> None:
         """What an evaluation has to copy and to watch."""
         theta = {id(w) for w in self.weights}
-        tensors = {id(t): t for t in _tensors([*self._states, self._scripted])}
-        self._others = [t for key, t in tensors.items() if key not in theta]
+        self._others = [t for t in self._tensors() if id(t) not in theta]
         self._generators = list(found(self._states, torch.Generator))
         self._mutable = [
             [
@@ -112,12 +112,10 @@ class Network:
         ]
 
     def _set(self, training: bool) -> None:
-        self._flags: list[tuple[Any, bool]] = []  # of ScriptModules, outside Python
+        self._scripted.set_training(self.modules, training)
         for module, state in zip(self.modules, self._states, strict=True):
             if not isinstance(module, torch.jit.ScriptModule):
                 state.update(settings_of(module), training=mode_of(module, training))
-            elif module._c.hasattr("training"):
-                self._flags.append((module._c, mode_of(module, training)))
 
     # --- lending --------------------------------------------------------------------------------------------------
 
@@ -158,24 +156,19 @@ class Network:
         versions = [t._version for t in self._others]
         theirs = [vars(m) for m in self.modules]
         cached = parametrize._cache, parametrize._cache_enabled
-        scripted = [{name: m._c.getattr(name) for name in t} for m, t in self._script()]
-        flags = [c.getattr("training") for c, _ in self._flags]
+        scripted = self._scripted.state()
         try:
             try:
                 for module, state in zip(self.modules, self._fresh(swaps), strict=True):
                     object.__setattr__(module, "__dict__", state)
-                for module, tensors in self._script():
-                    for name, own in tensors.items():
-                        module._c.setattr(name, swaps.get(id(own), own))
-                for c, on in self._flags:
-                    c.setattr("training", on)
+                self._scripted.lend(swaps)
                 parametrize._cache, parametrize._cache_enabled = {}, 0  # of the user's own weights
                 yield
                 self._adopt(set(adopt))
             finally:
-                self._give_back(theirs, scripted, flags)
+                self._give_back(theirs, scripted)
         finally:  # again, where Ctrl-C came in between
-            self._give_back(theirs, scripted, flags)
+            self._give_back(theirs, scripted)
             parametrize._cache, parametrize._cache_enabled = cached
         if probe:
             # by way of .data a buffer may move without a version
@@ -199,28 +192,18 @@ class Network:
 
     def _adopt(self, modules: set[nn.Module]) -> None:
         if modules:
-            moving = [i for i, t in enumerate(_in_order(self)) if id(t) in self._moving]
+            moving = [i for i, t in enumerate(self._tensors()) if id(t) in self._moving]
             for module, state in zip(self.modules, self._states, strict=True):
                 if module in modules:
                     state.update(vars(module))
-            tensors = _in_order(self)
+            tensors = self._tensors()
             self._moving = {id(tensors[i]) for i in moving}
             self._index()
 
-    def _give_back(self, theirs: Sequence[dict], scripted: Sequence[dict], flags: Sequence[bool]) -> None:
+    def _give_back(self, theirs: Sequence[dict], scripted: Any) -> None:
         for module, state in zip(self.modules, theirs, strict=True):
             object.__setattr__(module, "__dict__", state)
-        for (module, _), tensors in zip(self._script(), scripted, strict=True):
-            for name, tensor in tensors.items():
-                module._c.setattr(name, tensor)
-        for (c, _), on in zip(self._flags, flags, strict=True):
-            c.setattr("training", on)
-
-    def _script(self) -> list[tuple[Any, dict[str, Tensor]]]:
-        return [(m, t) for m, t in self._all_script() if t]
-
-    def _all_script(self) -> Iterator[tuple[Any, dict[str, Tensor]]]:
-        return zip(self.modules, self._scripted, strict=True)
+        self._scripted.give_back(scripted)
 
     def _check_kinds(self) -> None:
         for module, kind in zip(self.modules, self._kinds, strict=True):
@@ -233,7 +216,7 @@ class Network:
     @property
     def scripted(self) -> bool:
         """Whether parts are TorchScript."""
-        return any(self._scripted)
+        return bool(self._scripted)
 
     @property
     def moving(self) -> int:
@@ -273,11 +256,11 @@ class Network:
         other.model, other.modules, other._kinds = self.model, self.modules, self._kinds
         other.space = self.space if space is None else space
         other.dtype, other.converted = dtype or self.dtype, self.converted or dtype is not None
-        other._scripted, other._flags = self._scripted, self._flags
+        other._scripted = self._scripted
         own = dict(zip(self.space.names, self.weights, strict=True))
         other._take(self._states, [own[name] for name in other.space.names], dtype)
-        moving = [i for i, t in enumerate(_in_order(self)) if id(t) in self._moving]
-        tensors = _in_order(other)
+        moving = [i for i, t in enumerate(self._tensors()) if id(t) in self._moving]
+        tensors = other._tensors()
         other._moving = {id(tensors[i]) for i in moving}
         return other
 
@@ -304,34 +287,14 @@ class Network:
                     found.update(module.named_buffers(name, recurse=False))
         return found
 
-    def watch(self, modules: Iterable[nn.Module]) -> None:
-        """Take the buffers of ``modules`` for ones that forward changes in place."""
-        chosen = set(modules)
+    def take_batch_statistics(self, norms: Iterable[nn.Module]) -> None:
+        """Let BatchNorm layers use each batch's statistics, and take their buffers for ones that move in place."""
+        chosen = set(norms)
         for module, state in zip(self.modules, self._states, strict=True):
             if module in chosen:
+                state["training"] = True
                 self._moving |= {id(buffer) for buffer in state["_buffers"].values() if buffer is not None}
 
-    def set_training(self, modules: Iterable[nn.Module], on: bool) -> None:
-        """Put some modules in training or evaluation mode, while they are lent."""
-        chosen = set(modules)
-        for module, state in zip(self.modules, self._states, strict=True):
-            if module in chosen:
-                state["training"] = on
-
-
-def _in_order(network: Network) -> list[Tensor]:
-    return list({id(t): t for t in _tensors([*network._states, network._scripted])}.values())
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    return found(value, Tensor)
-
-
-def _scripted_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters and buffers that a ScriptModule keeps outside Python."""
-    if not isinstance(module, torch.jit.ScriptModule) or not hasattr(module, "_c"):
-        return {}
-    return {
-        **dict(torch._C.ParameterDict(module._c).items()),  # type: ignore[attr-defined]
-        **dict(torch._C.BufferDict(module._c).items()),  # type: ignore[attr-defined]
-    }
+    def _tensors(self) -> list[Tensor]:
+        """All of ours, each once."""
+        return list({id(t): t for t in found([*self._states, *self._scripted.tensors], Tensor)}.values())

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from landscape.objective.loss import reduction_of
-
-if TYPE_CHECKING:
-    from landscape.objective.model import ModelObjective
+from landscape.objective.mean_loss import MeanLoss
 
 __all__ = ["AttentionCalls", "notes_on"]
 
 _FEW = 5
 
 
-def notes_on(f: ModelObjective) -> list[str]:
+def notes_on(f: MeanLoss) -> list[str]:
     """One sentence for each."""
     return [*f.told, *_of_wrappers(f._evaluation.network.modules), *_of_modules(f), *_of_tensors(f), *_of_f(f)]
 
@@ -36,7 +34,7 @@ def _of_wrappers(modules: list[nn.Module]) -> list[str]:
     return notes
 
 
-def _of_modules(f: ModelObjective) -> list[str]:
+def _of_modules(f: MeanLoss) -> list[str]:
     modules = f._evaluation.network.modules
     dropout = sum(_dropped(m) > 0 for m in modules)
     norms = sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in modules)
@@ -56,7 +54,7 @@ def _of_modules(f: ModelObjective) -> list[str]:
     return notes
 
 
-def _of_tensors(f: ModelObjective) -> list[str]:
+def _of_tensors(f: MeanLoss) -> list[str]:
     notes = []
     if f._evaluation.network.converted:
         notes.append(f"the network and its data are evaluated in {f.dtype}")
@@ -78,7 +76,7 @@ def _of_tensors(f: ModelObjective) -> list[str]:
     return notes
 
 
-def _of_f(f: ModelObjective) -> list[str]:
+def _of_f(f: MeanLoss) -> list[str]:
     notes = []
     if reduction_of(f._evaluation.loss) == "sum":
         notes.append("the loss is a sum, divided by the number of examples")

@@ -19,18 +19,15 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from landscape.objective.batches import mapped
 from landscape.objective.kernels import differentiable_twice
-from landscape.objective.notes import AttentionCalls
+from landscape.objective.mean_loss import MeanLoss
+from landscape.objective.notes import AttentionCalls, notes_on
 from landscape.sums import dot, norm
-
-if TYPE_CHECKING:
-    from landscape.objective.model import ModelObjective
 
 __all__ = ["Preflight", "preflight"]
 
@@ -71,7 +68,7 @@ class Preflight:
         return "\n".join([*lines, check])
 
 
-def preflight(f: ModelObjective, generator: torch.Generator) -> Preflight:
+def preflight(f: MeanLoss, generator: torch.Generator) -> Preflight:
     """Look for what has no second derivative, and check one product on the first batch.
 
     Args:
@@ -97,7 +94,7 @@ def preflight(f: ModelObjective, generator: torch.Generator) -> Preflight:
             "tensor in place, write it out of place"
         ) from cause
     product = small.hvp(f.theta, v)
-    notes = [*f.notes, *attention.notes()]
+    notes = [*notes_on(f), *attention.notes()]
     # two orders of summation differ by some eps times the terms, which may cancel
     tolerance = min(max(1e-6, 1e3 * torch.finfo(f.dtype).eps), _COARSEST)
     wide = _in_float64(small)
@@ -120,7 +117,7 @@ def preflight(f: ModelObjective, generator: torch.Generator) -> Preflight:
     )
 
 
-def _unused(f: ModelObjective) -> tuple[str, ...]:
+def _unused(f: MeanLoss) -> tuple[str, ...]:
     """The parameters that no batch's loss depends on."""
     used: set[str] = set()
     for batch, _ in f._batches:
@@ -132,7 +129,7 @@ def _unused(f: ModelObjective) -> tuple[str, ...]:
     return tuple(name for name in f.space.names if name not in used)
 
 
-def _in_float64(f: ModelObjective) -> ModelObjective | str:
+def _in_float64(f: MeanLoss) -> MeanLoss | str:
     """The same in float64, or what stands in the way."""
 
     def widened(tensor: Tensor) -> Tensor:
@@ -148,7 +145,7 @@ def _in_float64(f: ModelObjective) -> ModelObjective | str:
         return str(error)
 
 
-def _independent(f: ModelObjective, wide: ModelObjective | str, v: Tensor) -> tuple[Tensor | None, str, float]:
+def _independent(f: MeanLoss, wide: MeanLoss | str, v: Tensor) -> tuple[Tensor | None, str, float]:
     """A product by other means than ours, what they are, and how far it is known."""
     if not (f._evaluation.kernels.exchanges or f._evaluation.network.scripted):  # where transforms do not reach
         try:
@@ -173,7 +170,7 @@ def _independent(f: ModelObjective, wide: ModelObjective | str, v: Tensor) -> tu
     return best, method if known <= 1e-6 else f"{method}, known to {known:.0e}", known
 
 
-def _difference(f: ModelObjective, w: Tensor, h: float) -> Tensor:
+def _difference(f: MeanLoss, w: Tensor, h: float) -> Tensor:
     return (f.gradient(f.theta + h * w) - f.gradient(f.theta - h * w)) / (2 * h)
 
 
@@ -181,7 +178,7 @@ def _apart(one: Tensor, other: Tensor) -> float:
     return norm(one - other) / max(norm(other), torch.finfo(torch.float64).tiny)
 
 
-def _forward_over_reverse(f: ModelObjective, v: Tensor) -> Tensor:
+def _forward_over_reverse(f: MeanLoss, v: Tensor) -> Tensor:
     ((batch, _),) = f._batches
 
     def loss(*weights: Tensor) -> Tensor:
@@ -198,7 +195,7 @@ def _forward_over_reverse(f: ModelObjective, v: Tensor) -> Tensor:
     return product.index_fill(0, f.held, 0.0)
 
 
-def _gradient_error(wide: ModelObjective | str, v: Tensor) -> float:
+def _gradient_error(wide: MeanLoss | str, v: Tensor) -> float:
     """How far the gradient along v is from the difference of values; NaN where neither is known well enough."""
     if isinstance(wide, str):
         return math.nan

@@ -83,8 +83,7 @@ def prepare(
         if not (whole or frozen):
             check_mean_over_examples(evaluation.value_on, evaluation.weight, batches, network.dtype)
         if batch_norm == "batch":
-            network.set_training(evaluation.norms, True)
-            network.watch(evaluation.norms)
+            network.take_batch_statistics(evaluation.norms)
         elif batch_size == "auto" and is_pair(data) and not whole:
             together = examples_at_once(evaluation.loss_on, *batches[0], network.flat)
             batches = read(data, together)

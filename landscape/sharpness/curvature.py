@@ -24,13 +24,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.eigenvalues import eigenpairs
 from landscape.objective import ModelObjective, Objective
 from landscape.operators import Hessian
 from landscape.randomness import generator_or_new, normal
 from landscape.results import Cost, Sharpness
 from landscape.sharpness.record import check, exact, rescaled_alike, sampled
-from landscape.spectrum import spectral_density
+from landscape.spectrum import eigenpairs, spectral_density
 from landscape.sums import dot, norm
 
 __all__ = ["fisher_rao", "gradient_norm", "hessian_trace", "largest_eigenvalue", "per_weight_of", "relative_flatness"]

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.ascent import Ball, ascend
+from landscape.directions.ascent import Ball, ascend
 from landscape.objective import ModelObjective, Objective
 from landscape.objective.contract import number
 from landscape.randomness import generator_or_new, normal

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from landscape.checkpoints import Checkpoint
 from landscape.checkpoints.values import equal
-from landscape.matching.structure import Structure, structure_of
+from landscape.connectivity.units import Structure, structure_of
 from landscape.objective import ModelObjective
 from landscape.objective.tensors import network_at_theta
 from landscape.randomness import generator_or_new

@@ -21,12 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.adapters import as_symmetric
-from landscape.lanczos import Lanczos
-from landscape.operators import LinearOperator, check_same
+from landscape.operators import LinearOperator, as_symmetric, check_same
 from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new, unit
 from landscape.results import Cost, Eigenpairs
+from landscape.spectrum.lanczos import Lanczos
 from landscape.sums import norm
 
 __all__ = ["eigenpairs"]

@@ -157,7 +157,7 @@ def _outside_of_the_path(measures: Measures, i: int, k: int) -> bool:
 
 def _page(comparison: Comparison, images: dict[str, str]) -> str:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("landscape", "."),
+        loader=jinja2.PackageLoader("landscape.report", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -173,7 +173,7 @@ def _page(comparison: Comparison, images: dict[str, str]) -> str:
         if entropy.note
     ]
     costs = {group: asdict(record.cost) for group, record in comparison.results.items() if hasattr(record, "cost")}
-    return environment.get_template("report.html.jinja").render(
+    return environment.get_template("page.html.jinja").render(
         comparison=comparison,
         measures=comparison.measures,
         images=images,

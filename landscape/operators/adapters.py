@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from landscape.objective import ModelObjective
-from landscape.operators import Dense, GaussNewton, Hessian, LinearOperator, Residual, finite_norm
+from landscape.operators.curvature import GaussNewton, Hessian, Residual
+from landscape.operators.operator import Dense, LinearOperator, finite_norm
 from landscape.randomness import generator_or_new, normal
 from landscape.sums import dot
 

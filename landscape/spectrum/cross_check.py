@@ -33,7 +33,6 @@ import pyhessian
 import torch
 from torch import Tensor, nn
 
-from landscape.eigenvalues import eigenpairs
 from landscape.objective import ModelObjective
 from landscape.objective.kernels import differentiable_twice
 from landscape.objective.loss import is_criterion
@@ -41,7 +40,8 @@ from landscape.objective.tensors import network_at_theta
 from landscape.operators import Hessian
 from landscape.randomness import generator_or_new
 from landscape.results import standard_error
-from landscape.spectrum import spectral_density
+from landscape.spectrum.density import spectral_density
+from landscape.spectrum.eigenpairs import eigenpairs
 
 __all__ = ["Agreement", "CrossCheck", "cross_check"]
 

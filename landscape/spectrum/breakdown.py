@@ -18,13 +18,13 @@ import numpy as np
 import torch
 import xarray
 
-from landscape.eigenvalues import eigenpairs
 from landscape.objective import ModelObjective
 from landscape.operators import Hessian
 from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new
 from landscape.results import SpectralDensity, standard_error
-from landscape.spectrum import spectral_density
+from landscape.spectrum.density import spectral_density
+from landscape.spectrum.eigenpairs import eigenpairs
 
 __all__ = ["OverData", "spectrum_by_layer", "spectrum_over_data"]
 

@@ -17,12 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.adapters import as_symmetric
-from landscape.lanczos import Lanczos, Recurrence
-from landscape.operators import LinearOperator, check_same
+from landscape.operators import LinearOperator, as_symmetric, check_same
 from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new, unit
 from landscape.results import Cost, Eigenpairs, SpectralDensity
+from landscape.spectrum.lanczos import Lanczos, Recurrence
 from landscape.sums import against
 
 __all__ = ["quadrature", "spectral_density"]

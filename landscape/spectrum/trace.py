@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from landscape.adapters import as_symmetric
+from landscape.operators import as_symmetric
 from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new
 from landscape.results import Cost, standard_error
-from landscape.trace_estimators import METHODS, Counted
+from landscape.spectrum.trace_estimators import METHODS, Counted
 
 __all__ = ["TraceEstimate", "trace"]
 

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from landscape.checkpoints import Checkpoint
-from landscape.matching import match_weights
+from landscape.connectivity.matching import match_weights
 from landscape.objective import ModelObjective, Objective
 from landscape.objective.examples import Examples
 from landscape.objective.tensors import fixed_tensors

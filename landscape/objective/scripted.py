@@ -1,0 +1,71 @@
+"""What modules of TorchScript keep outside Python: parameters, buffers and whether they are in training mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from landscape.objective.modes import mode_of
+
+__all__ = ["Scripted"]
+
+
+class Scripted:
+    """The slots of the ScriptModules among some modules.
+
+    Args:
+        modules: of any kind; the others have none.
+        tensors: what stands in the slots while they are lent, module by module. Default: the user's own.
+    """
+
+    def __init__(self, modules: Iterable[nn.Module], tensors: Sequence[dict[str, Tensor]] | None = None) -> None:
+        self._slots: list[Any] = [m._c for m in modules if isinstance(m, torch.jit.ScriptModule) and hasattr(m, "_c")]
+        self.tensors = [_tensors_of(slots) for slots in self._slots] if tensors is None else list(tensors)
+        self._training: list[tuple[Any, bool]] = []
+
+    def __bool__(self) -> bool:
+        return any(self.tensors)
+
+    def of(self, ours: Mapping[int, Tensor]) -> Scripted:
+        """The same slots for other tensors, given by the ``id`` of those that they stand for."""
+        other = Scripted(())
+        other._slots, other._training = self._slots, self._training
+        other.tensors = [{name: ours[id(t)] for name, t in tensors.items()} for tensors in self.tensors]
+        return other
+
+    def set_training(self, modules: Iterable[nn.Module], training: bool) -> None:
+        """Whether the modules are in training mode while they are lent."""
+        scripted = (m for m in modules if isinstance(m, torch.jit.ScriptModule))
+        self._training = [(m._c, mode_of(m, training)) for m in scripted if m._c.hasattr("training")]
+
+    def state(self) -> tuple[list[dict[str, Tensor]], list[bool]]:
+        """What is in the slots."""
+        return [_tensors_of(slots) for slots in self._slots], [slots.getattr("training") for slots, _ in self._training]
+
+    def lend(self, swaps: Mapping[int, Tensor]) -> None:
+        """Put our tensors into the slots, or those that ``swaps`` has by their ``id``."""
+        self._put(
+            [{name: swaps.get(id(own), own) for name, own in tensors.items()} for tensors in self.tensors],
+            [on for _, on in self._training],
+        )
+
+    def give_back(self, state: tuple[list[dict[str, Tensor]], list[bool]]) -> None:
+        """Put into the slots what was there."""
+        self._put(*state)
+
+    def _put(self, tensors: list[dict[str, Tensor]], training: list[bool]) -> None:
+        for slots, named in zip(self._slots, tensors, strict=True):
+            for name, tensor in named.items():
+                slots.setattr(name, tensor)
+        for (slots, _), on in zip(self._training, training, strict=True):
+            slots.setattr("training", on)
+
+
+def _tensors_of(slots: Any) -> dict[str, Tensor]:
+    return {
+        **dict(torch._C.ParameterDict(slots).items()),  # type: ignore[attr-defined]
+        **dict(torch._C.BufferDict(slots).items()),  # type: ignore[attr-defined]
+    }
