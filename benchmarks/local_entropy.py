@@ -3,7 +3,7 @@
     python benchmarks/local_entropy.py [MNIST]    # the folder with MNIST's four IDX files; without it no LeNet
 
 Known are quadratics, in closed form, and functions of one and two weights, by a sum over a grid. Of the digits MLP the
-last row of each radius is the tempered path with four times the moves, the nearest to the truth that we have. F~ holds
+last row of each radius is annealed SMC with four times the moves, the nearest to the truth that we have. F~ holds
 beta f(x), which says nothing of the ball: what the ball costs is the excess, -F~/beta - f(x), in units of the loss.
 """
 
@@ -21,8 +21,8 @@ from networks import medians, trained_digits_mlp, trained_lenet
 from torch import Tensor, nn
 
 from landscape import Hessian, ModelObjective, eigenpairs, local_entropy
-from landscape.local_entropy.moves import move
-from landscape.local_entropy.potential import Potential
+from landscape.local_entropy.smc.moves import move
+from landscape.local_entropy.smc.potential import Potential
 from landscape.objective.at_once import by_vmap
 from landscape.results import LocalEntropy
 
@@ -102,7 +102,7 @@ def row(*cells: object) -> None:
 
 def quadratics() -> None:
     """Ten sharp directions, in whitened coordinates (beta = r = 1), among ever more that are nearly flat."""
-    table("n", "H", "begun at", "truth", "F~", "z", "bracket", "rungs", "acceptance", "gradients", "seconds")
+    table("n", "H", "start", "truth", "F~", "z", "bracket", "temperature steps", "acceptance", "gradients", "seconds")
     for n in (10, 1_000, 100_000):
         for name, last in (("definite", 0.5), ("indefinite", -0.5)):
             a = torch.full((n,), 1e-4)  # float32, as networks are
@@ -112,7 +112,7 @@ def quadratics() -> None:
             rate = acceptance(f, a, u)
             for pairs in (0, 4):
                 found = local_entropy(
-                    f, x, radius=1.0, beta=1.0, method="tempered", pairs=pairs, moves=16, tol=0.1, generator=seeded(0)
+                    f, x, radius=1.0, beta=1.0, method="smc", pairs=pairs, moves=16, tol=0.1, generator=seeded(0)
                 )
                 inside = found.lower <= truth <= found.upper
                 row(
@@ -123,7 +123,7 @@ def quadratics() -> None:
                     f"{found.value:.3f} ± {found.stderr:.3f}",
                     f"{(found.value - truth) / found.stderr:+.1f}",
                     f"{found.lower:.2f} to {found.upper:.2f}" + ("" if inside else ", missed"),
-                    len(found.ladder) - 1,
+                    len(found.schedule) - 1,
                     f"{rate:.2f}",
                     f"{found.cost.gradients:,}",
                     f"{found.cost.seconds:.1f}",
@@ -131,7 +131,7 @@ def quadratics() -> None:
 
 
 def acceptance(f: Known, a: Tensor, u: Tensor, step: float = 0.04, draws: int = 20, rounds: int = 50) -> float:
-    """Of the first move of exact draws of the Gibbs measure, by one step for all n: the path would adapt its own."""
+    """Of the first move of exact draws of the Gibbs measure, by one step size for all n: SMC would adapt its own."""
     potential, generator = Potential(f, torch.zeros_like(u), 1.0, 1.0), seeded(1)
     rates = []
     for _ in range(rounds):
@@ -158,7 +158,7 @@ def coverage(seeds: int = 200) -> None:
                 x,
                 radius=radius,
                 beta=beta,
-                method="tempered",
+                method="smc",
                 pairs=0,
                 moves=8,
                 tol=1.0,
@@ -209,12 +209,12 @@ def digits(f: ModelObjective) -> dict[float, LocalEntropy]:
         for name, options in (
             ("Laplace", {"method": "laplace"}),
             ("Monte Carlo", {"method": "monte_carlo", "samples": 4096}),
-            ("tempered from q", {"method": "tempered", "pairs": 0}),
-            ("tempered from 20 pairs", {"method": "tempered"}),
-            ("tempered from 60 pairs", {"method": "tempered", "pairs": 60}),
+            ("SMC from q", {"method": "smc", "pairs": 0}),
+            ("SMC from 20 pairs", {"method": "smc"}),
+            ("SMC from 60 pairs", {"method": "smc", "pairs": 60}),
             (
-                "tempered from 60 pairs, 4 x the moves",
-                {"method": "tempered", "pairs": 60, "moves": 128, "budget": 10**6},
+                "SMC from 60 pairs, 4 x the moves",
+                {"method": "smc", "pairs": 60, "moves": 128, "budget": 10**6},
             ),
         ):
             longest[radius] = local_entropy(f, f.theta, radius=radius, **options, generator=seeded(0))
@@ -223,16 +223,16 @@ def digits(f: ModelObjective) -> dict[float, LocalEntropy]:
 
 
 def sgld(f: ModelObjective, longest: dict[float, LocalEntropy]) -> None:
-    table("radius", "moves", "F~", "told bias of its step", "off the tempered path's", "gradients", "seconds")
-    for radius, tempered in longest.items():
+    table("radius", "moves", "F~", "estimated bias by its step size", "F~ minus that of SMC", "gradients", "seconds")
+    for radius, smc in longest.items():
         for moves in (32, 64):
             found = local_entropy(f, f.theta, radius=radius, method="sgld", moves=moves, generator=seeded(0))
             row(
                 radius,
                 moves,
                 f"{found.value:.2f} ± {found.stderr:.2f}",
-                f"{found.step_bias:+.2f} ± {found.step_bias_stderr:.2f}",
-                f"{found.value - tempered.value:+.2f} ± {np.hypot(found.stderr, tempered.stderr):.2f}",
+                f"{found.step_size_bias:+.2f} ± {found.step_size_bias_stderr:.2f}",
+                f"{found.value - smc.value:+.2f} ± {np.hypot(found.stderr, smc.stderr):.2f}",
                 f"{found.cost.gradients:,}",
                 f"{found.cost.seconds:.1f}",
             )
@@ -246,8 +246,8 @@ def lenet(model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
     found_in = time.perf_counter() - start
     table(*ESTIMATES)
     for radius in (0.01, 0.03, 0.05):
-        found = local_entropy(f, f.theta, radius=radius, method="tempered", pairs=pairs, **FEWER, generator=seeded(0))
-        estimate("tempered from 20 pairs", found)
+        found = local_entropy(f, f.theta, radius=radius, method="smc", pairs=pairs, **FEWER, generator=seeded(0))
+        estimate("SMC from 20 pairs", found)
     print(
         f"\nLeNet, f(x) = {f.value(f.theta):.4f}, beta = {f.examples}: {time.perf_counter() - start:.0f} s in all, of "
         f"which {found_in:.0f} s for {pairs.products} products that find the eigenpairs"
@@ -255,7 +255,7 @@ def lenet(model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
 
 
 def at_once(name: str, model: nn.Module, data: tuple[Tensor, Tensor], particles: int) -> None:
-    """A gradient where several are wanted: one after the other, and by vmap, which the path takes for perceptrons."""
+    """A gradient where several are wanted: one after the other, and by vmap, which SMC uses for perceptrons."""
     f = ModelObjective(model, nn.CrossEntropyLoss(), data)
     points, (together, _) = torch.stack([f.theta] * particles), by_vmap(f)
     times = medians(

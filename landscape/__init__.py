@@ -13,7 +13,7 @@ from landscape.directions import (
     sharpest_ascent,
     trajectory_plane,
 )
-from landscape.local_entropy import local_entropy, local_entropy_along, radii_of_interest
+from landscape.local_entropy import local_entropy, local_entropy_trajectory, radii_of_interest
 from landscape.objective import ModelObjective, Objective
 from landscape.operators import Dense, GaussNewton, Hessian, LinearOperator, Residual, as_operator, to_scipy
 from landscape.problems import Problem
@@ -55,7 +55,7 @@ __all__ = [
     "line_band",
     "load_checkpoint",
     "local_entropy",
-    "local_entropy_along",
+    "local_entropy_trajectory",
     "match_weights",
     "path",
     "plane",

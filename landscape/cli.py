@@ -11,10 +11,11 @@ import typer
 from tqdm import tqdm
 
 from landscape.checkpoints import load_checkpoints
-from landscape.compare import CompareSettings, compare
+from landscape.compare import ANALYSES, CompareSettings, compare
 from landscape.experiment import OPTIMIZERS, summary, train_at_equal_budget
 from landscape.problems import BUILT_IN, find_problem
 from landscape.report import write_report
+from landscape.results import Comparison
 from landscape.results.store import output_folder
 
 __all__ = ["app", "main"]
@@ -57,8 +58,7 @@ def demo(
     settings = CompareSettings(seed=seed)
     with output_folder(out, overwrite=overwrite, resume=resume):
         checkpoints = train_at_equal_budget(problem, out / "checkpoints", seed=seed, progress=_bar)
-        result = compare(checkpoints, problem, settings=settings, store=out / "run.zarr", progress=_bar)
-        typer.echo(f"report: {write_report(result, out)}")
+        _tell(compare(checkpoints, problem, settings=settings, store=out / "run.zarr", progress=_bar), out)
 
 
 @app.command()
@@ -108,6 +108,10 @@ def compare_command(
         ),
     ],
     problem: ProblemName,
+    analysis: Annotated[
+        list[str] | None,
+        typer.Option(help=f"One of {', '.join(a.name for a in ANALYSES)}; again for several. Default: all."),
+    ] = None,
     data: Data = None,
     examples: Annotated[int | None, typer.Option(min=1, help="Training examples to use. Default: all.")] = None,
     weight_decay: WeightDecay = 0.0,
@@ -119,16 +123,14 @@ def compare_command(
         list[float] | None,
         typer.Option(
             help="Of the local entropy; again for several. The middle one is tabulated, and it and the next are those "
-            f"of the tempered path. Default: {', '.join(f'{radius:g}' for radius in _DEFAULTS.radii)}."
+            f"of annealed SMC. Default: {', '.join(f'{radius:g}' for radius in _DEFAULTS.radii)}."
         ),
     ] = None,
-    chains: Annotated[
-        int, typer.Option(min=2, help="Of each population of the tempered path.")
-    ] = _DEFAULTS.tempered_chains,
-    moves: Annotated[int, typer.Option(min=1, help="Of each of its chains on each rung.")] = _DEFAULTS.tempered_moves,
-    tol: Annotated[float, typer.Option(help="Width of its bracket, relative to |F~|.")] = _DEFAULTS.tempered_tol,
+    chains: Annotated[int, typer.Option(min=2, help="Of each population of annealed SMC.")] = _DEFAULTS.smc_chains,
+    moves: Annotated[int, typer.Option(min=1, help="Of each of its chains at each temperature.")] = _DEFAULTS.smc_moves,
+    tol: Annotated[float, typer.Option(help="Width of its bracket, relative to |F~|.")] = _DEFAULTS.smc_tol,
     budget: Annotated[
-        int, typer.Option(min=1, help="Gradients at most for each radius of the tempered path.")
+        int, typer.Option(min=1, help="Gradients at most for each radius of annealed SMC.")
     ] = _DEFAULTS.budget,
     line_points: Annotated[int, typer.Option(min=2, help="On each line.")] = _DEFAULTS.line_points,
     plane_points: Annotated[int, typer.Option(min=2, help="Per side of a plane.")] = _DEFAULTS.plane_points,
@@ -149,16 +151,22 @@ def compare_command(
         probes=probes,
         samples=samples,
         radii=tuple(sorted(radius)) if radius else _DEFAULTS.radii,
-        tempered_chains=chains,
-        tempered_moves=moves,
-        tempered_tol=tol,
+        smc_chains=chains,
+        smc_moves=moves,
+        smc_tol=tol,
         budget=budget,
         line_points=line_points,
         plane_points=plane_points,
     )
     with output_folder(out, overwrite=overwrite, resume=resume):
-        result = compare(loaded, found, settings=settings, store=out / "run.zarr", progress=_bar)
-        typer.echo(f"report: {write_report(result, out)}")
+        result = compare(loaded, found, analyses=analysis, settings=settings, store=out / "run.zarr", progress=_bar)
+        _tell(result, out)
+
+
+def _tell(result: Comparison, out: Path) -> None:
+    for group, why in result.failures.items():
+        typer.echo(f"failed: {group}: {why}", err=True)
+    typer.echo(f"report: {write_report(result, out)}")
 
 
 def _bar(iterable: Iterable[Any], description: str) -> Iterable[Any]:

@@ -713,7 +713,7 @@ def test_an_objective_whose_values_are_tensors() -> None:
     for measure in (
         lambda g: line(g, theta, theta, [0.0, 1.0]).loss[1],
         lambda g: local_entropy(g, theta, radius=0.1, method="monte_carlo", generator=seeded(0)).value,
-        lambda g: local_entropy(g, theta, radius=0.1, method="tempered", budget=20_000, generator=seeded(0)).value,
+        lambda g: local_entropy(g, theta, radius=0.1, method="smc", budget=20_000, generator=seeded(0)).value,
         lambda g: sam(g, theta).value,
         lambda g: average_case(g, theta, rho=0.1, generator=seeded(0)).value,
     ):

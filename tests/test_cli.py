@@ -42,8 +42,7 @@ def test_train_then_compare(run, tmp_path):
     found = json.loads((tmp_path / "report" / "results.json").read_text())
     assert found["settings"]["radii"] == [0.005, 0.01, 0.05]
     assert found["settings"]["plane_points"] == 3
-    tempered = [found["settings"][f"tempered_{name}"] for name in ("chains", "moves", "tol")]
-    assert tempered == [3, 4, 0.5]
+    assert [found["settings"][f"smc_{name}"] for name in ("chains", "moves", "tol")] == [3, 4, 0.5]
 
     code, _, error = run(*arguments, "--out", tmp_path / "report")
     assert code == 1

@@ -1,11 +1,9 @@
 import dataclasses
-import sys
 from importlib.metadata import version
 
 import numpy as np
 import pytest
 import torch
-import xarray
 from torch import nn
 
 from landscape import Checkpoint, CompareSettings, ModelObjective, Problem, compare, local_entropy
@@ -59,13 +57,14 @@ def _row(comparison, name):
 
 
 def test_every_checkpoint_has_every_analysis(comparison):
+    assert comparison.failures == {}
     for name in ("A", "B"):
         for analysis in (
             "eigenpairs",
             "spectral_density",
             "laplace",
             "monte_carlo",
-            "tempered",
+            "smc",
             "line_eigenvector",
             "band_random",
             "plane_random",
@@ -99,17 +98,17 @@ def test_checkpoints_on_one_line_have_a_plane_too():
     assert np.isfinite(results["minima/plane"].loss).all()
 
 
-def test_the_path_is_followed_as_the_settings_say(tmp_path):
-    assert (QUICK.tempered_chains, QUICK.tempered_moves, QUICK.tempered_tol) == (2, 8, 0.2)
-    settings = dataclasses.replace(QUICK, tempered_chains=3, tempered_moves=4, tempered_tol=0.3)
-    store, a = tmp_path / "run.zarr", _checkpoint("A")
-    results = compare([a], _problem(), settings=settings, store=store).results
+def test_monte_carlo_runs_as_the_settings_say():
+    assert (QUICK.smc_chains, QUICK.smc_moves, QUICK.smc_tol) == (2, 8, 0.2)
+    settings = dataclasses.replace(QUICK, smc_chains=3, smc_moves=4, smc_tol=0.3)
+    a = _checkpoint("A")
+    results = compare([a], _problem(), analyses=["smc"], settings=settings).results
     f = _problem().objective("train").at(a)
     direct = local_entropy(
         f,
         f.theta,
-        radius=list(settings.radii_of_the_path),
-        method="tempered",
+        radius=list(settings.radii_of_smc),
+        method="smc",
         pairs=results["A/eigenpairs"],
         chains=3,
         moves=4,
@@ -117,11 +116,7 @@ def test_the_path_is_followed_as_the_settings_say(tmp_path):
         budget=settings.budget,
         generator=seeded(settings.seed),
     )
-    np.testing.assert_array_equal(results["A/tempered"].contributions, direct.contributions)
-    for name, value in (("tempered_chains", 2), ("tempered_moves", 8), ("tempered_tol", 0.2)):
-        other = dataclasses.replace(settings, **{name: value})
-        with pytest.raises(ValueError, match=rf"other settings \({name}\)"):
-            compare([a], _problem(), settings=other, store=store)
+    np.testing.assert_array_equal(results["A/smc"].contributions, direct.contributions)
 
 
 def test_problems_with_functions_as_losses_and_with_loaders_and_dictionaries():
@@ -144,7 +139,7 @@ def test_problems_with_functions_as_losses_and_with_loaders_and_dictionaries():
         Problem("loader", lambda: tiny_mlp()[0], nn.CrossEntropyLoss(), loader, loader),
         Problem("generator", lambda: tiny_mlp()[0], on_dictionary, once, [{"x": x, "y": y}], forward=named),
     ):
-        # small batches take long: few probes, and a budget that does not last for the tempered path
+        # small batches take long: few probes, and a budget that does not last for SMC
         settings = dataclasses.replace(QUICK, probes=2, budget=1)
         found = compare([_checkpoint("A"), _checkpoint("B", 2.0)], problem, settings=settings)
         assert found.measures.values[row, 0] == pytest.approx(whole.measures.values[row, 0], rel=1e-9), problem.name
@@ -194,48 +189,6 @@ def test_batch_norm_is_recalibrated_between_the_minima():
     assert found.loss[2] == pytest.approx(f.value(f.theta), rel=1e-6)  # float32
 
 
-def test_a_store_spares_what_it_holds_and_opens_with_xarray(tmp_path, monkeypatch, comparison):
-    module = sys.modules["landscape.compare.around"]
-    checkpoints = [_checkpoint("A"), _checkpoint("B", 2.0)]
-    store = tmp_path / "run.zarr"
-
-    def killed(*args, **options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(module, "plane", killed)
-    with pytest.raises(KeyboardInterrupt):
-        compare(checkpoints, _problem(), settings=QUICK, store=store)
-    monkeypatch.undo()
-    monkeypatch.setattr(module, "eigenpairs", killed)  # these are there already
-    resumed = compare(checkpoints, _problem(), settings=QUICK, store=store)
-    for group, record in comparison.results.items():
-        for field in dataclasses.fields(record):
-            if field.name != "cost":  # seconds differ
-                np.testing.assert_array_equal(
-                    np.asarray(getattr(resumed.results[group], field.name)),
-                    np.asarray(getattr(record, field.name)),
-                    err_msg=f"{group}.{field.name}",
-                )
-    with xarray.open_datatree(store) as tree:
-        assert tree["B/plane_random"].loss.shape == (3, 3)
-        assert set(tree.children) == {"A", "B", "measures", "minima"}
-
-
-def test_a_store_of_other_checkpoints_is_refused(tmp_path):
-    store = tmp_path / "run.zarr"
-    compare([_checkpoint("A")], _problem(), settings=QUICK, store=store)
-    with pytest.raises(ValueError, match=r"other settings \(losses, sha256\)"):
-        compare([_checkpoint("A", 3.0)], _problem(), settings=QUICK, store=store)
-
-
-def test_a_store_of_another_loss_is_refused(tmp_path):
-    store = tmp_path / "run.zarr"
-    compare([_checkpoint("A")], _problem(), settings=QUICK, store=store)
-    smoothed = dataclasses.replace(_problem(), loss=nn.CrossEntropyLoss(label_smoothing=0.1))
-    with pytest.raises(ValueError, match=r"other settings \(losses\)"):
-        compare([_checkpoint("A")], smoothed, settings=QUICK, store=store)
-
-
 def test_progress_names_checkpoint_and_analysis():
     shown = []
 
@@ -265,8 +218,9 @@ def test_bad_input_is_named():
         compare([a, a], _problem())
     with pytest.raises(ValueError, match="'A' and 'twin' hold the same weights"):
         compare([a, _checkpoint("twin")], _problem())
-    with pytest.raises(ValueError, match="not 'measures'"):
-        compare([_checkpoint("measures")], _problem())
+    for name in ("measures", "minima"):
+        with pytest.raises(ValueError, match="not 'measures' or 'minima'"):
+            compare([_checkpoint(name)], _problem())
     with pytest.raises(ValueError, match="plane_points=1"):
         CompareSettings(plane_points=1)
     frozen = Problem("frozen", _half_frozen, nn.CrossEntropyLoss(), *[tiny_mlp()[1]] * 2)
@@ -282,14 +236,14 @@ def test_bad_input_is_named():
         CompareSettings(radii=(0.1, 0.0))
     with pytest.raises(ValueError, match="probes=0"):
         CompareSettings(probes=0)
-    with pytest.raises(ValueError, match=r"tempered_radii=\(0\.02, -0\.1\): give .* positive"):
-        CompareSettings(tempered_radii=(0.02, -0.1))
-    with pytest.raises(ValueError, match="tempered_chains=1: give at least 2"):
-        CompareSettings(tempered_chains=1)
-    with pytest.raises(ValueError, match="tempered_moves=0: give at least 1"):
-        CompareSettings(tempered_moves=0)
-    with pytest.raises(ValueError, match=r"tempered_tol=0\.0: give a positive"):
-        CompareSettings(tempered_tol=0.0)
+    with pytest.raises(ValueError, match=r"smc_radii=\(0\.02, -0\.1\): give .* positive"):
+        CompareSettings(smc_radii=(0.02, -0.1))
+    with pytest.raises(ValueError, match="smc_chains=1: give at least 2"):
+        CompareSettings(smc_chains=1)
+    with pytest.raises(ValueError, match="smc_moves=0: give at least 1"):
+        CompareSettings(smc_moves=0)
+    with pytest.raises(ValueError, match=r"smc_tol=0\.0: give a positive"):
+        CompareSettings(smc_tol=0.0)
 
 
 def test_a_source_tree_that_was_never_installed_can_be_compared_from():

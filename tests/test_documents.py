@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import nbformat
 import pytest
+import xarray
 from nbclient import NotebookClient
 
 from landscape.problems import find_problem
@@ -48,6 +49,23 @@ def test_the_guide_to_networks_of_ones_own_runs_as_printed(capsys):
 
 
 @pytest.mark.slow
+def test_an_analysis_of_ones_own_takes_twenty_lines_and_appears_everywhere(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.S)
+    assert len(blocks[0].splitlines()) <= 20
+    exec(compile("\n".join(blocks), "extending.md", "exec"), namespace := {"__name__": "extending"})
+    ratio = float(capsys.readouterr().out.splitlines()[0])
+    values = namespace["comparison"].results["SGD/eigenpairs"].values
+    assert ratio == pytest.approx(values.sum() ** 2 / (values**2).sum())
+    with xarray.open_datatree("runs/own/run.zarr") as tree:
+        assert float(tree["SGD/participation"].ratio) == ratio
+    page = (tmp_path / "runs" / "own" / "report.html").read_text()
+    assert "<h2>Participation ratio</h2>" in page
+    assert "In how many directions the loss is curved." in page
+    assert "<td>participation ratio</td>" in re.sub(r"\s*</td>", "</td>", page)
+
+
+@pytest.mark.slow
 def test_the_guide_to_slices_runs_as_printed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "slices.md").read_text(), re.S)
@@ -62,7 +80,7 @@ def test_the_guide_to_local_entropy_runs_as_printed(tmp_path, monkeypatch, capsy
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "local_entropy.md").read_text(), re.S)
     exec(compile("\n".join(blocks), "local_entropy.md", "exec"), namespace := {"__name__": "local_entropy"})
     plt.close("all")
-    assert "tempered [" in capsys.readouterr().out
+    assert "smc [" in capsys.readouterr().out
     entropy, (low, high) = namespace["entropy"], namespace["entropy"].excess_bracket
     assert entropy.reliable
     assert low < entropy.excess < high

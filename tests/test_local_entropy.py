@@ -186,7 +186,7 @@ def test_one_radius_gives_scalars_and_several_an_axis(method):
     assert two.value[0] == pytest.approx(one.value)
 
 
-@pytest.mark.parametrize("method", ["laplace", "monte_carlo", "tempered", "sgld"])
+@pytest.mark.parametrize("method", ["laplace", "monte_carlo", "smc", "sgld"])
 def test_a_theta_of_another_dtype_is_taken_as_that_of_the_objective(method):
     f = tiny_objective()
     rough = f.theta.float()
@@ -206,7 +206,7 @@ def test_a_number_of_pairs_is_any_whole_number():
 
 
 def test_pairs_and_densities_of_another_theta_are_refused_by_laplace():
-    """The path may begin at any Gaussian, and remains exact."""
+    """SMC may start from any Gaussian, and remains exact."""
     f = LogisticRegression()
     here, there = torch.zeros(8, dtype=DOUBLE), torch.ones(8, dtype=DOUBLE)
     pairs = eigenpairs(Hessian(f, here), 3, which="largest", generator=seeded(0))
@@ -214,10 +214,8 @@ def test_pairs_and_densities_of_another_theta_are_refused_by_laplace():
     assert local_entropy(f, here, **options).reliable
     with pytest.raises(ValueError, match=r"pairs .* another operator"):
         local_entropy(f, there, **options)
-    tempered = {"method": "tempered", "moves": 8, "tol": 1.0}
-    near, far = (
-        local_entropy(f, there, **{**options, **tempered, "pairs": p, "generator": seeded(1)}) for p in (pairs, 0)
-    )
+    smc = {"method": "smc", "moves": 8, "tol": 1.0}
+    near, far = (local_entropy(f, there, **{**options, **smc, "pairs": p, "generator": seeded(1)}) for p in (pairs, 0))
     assert abs(near.value - far.value) < 4 * np.hypot(near.stderr, far.stderr)
     small, x = _quadratic([4.0, 1.0, 0.1])
     with pytest.raises(ValueError, match=r"pairs has vectors of size 8: .* of size 3"):
@@ -225,6 +223,27 @@ def test_pairs_and_densities_of_another_theta_are_refused_by_laplace():
     density = spectral_density(Hessian(f, here), steps=5, probes=2, generator=seeded(0))
     with pytest.raises(ValueError, match=r"density is of size 8: .* of size 3"):
         local_entropy(small, x, radius=0.1, density=density)
+
+
+def test_all_methods_at_once_are_each_as_if_alone():
+    f = tiny_objective()
+    options = {"radius": [0.05, 0.1], "moves": 8, "tol": 0.5}
+    together = local_entropy(f, f.theta, method="all", **options, generator=seeded(3))
+    assert list(together) == ["laplace", "monte_carlo", "smc"]
+    for method, found in together.items():
+        alone = local_entropy(f, f.theta, method=method, **options, generator=seeded(3))
+        np.testing.assert_array_equal(found.value, alone.value)
+
+
+def test_a_loss_that_differs_when_asked_again_is_refused():
+    class Dice(Quadratic):
+        def value(self, theta):
+            return float(torch.rand(1))
+
+    with pytest.raises(ValueError, match="the objective is random"):
+        local_entropy(
+            Dice(torch.eye(2, dtype=DOUBLE), torch.zeros(2, dtype=DOUBLE)), torch.zeros(2, dtype=DOUBLE), radius=1
+        )
 
 
 def test_an_interval_has_a_level_between_0_and_1():
@@ -246,7 +265,8 @@ def test_bad_input_is_named():
         ({"gamma": [1.0, -1.0]}, r"gamma=\[1\.0, -1\.0\]"),
         ({"radius": 0.1, "beta": 0.0}, r"beta=0\.0"),
         ({"radius": 0.1, "samples": 0}, "samples=0"),
-        ({"radius": 0.1, "method": "guess"}, r"method='guess'.*laplace"),
+        ({"radius": 0.1, "method": "guess"}, r"method='guess'.*laplace.*'smc'$"),
+        ({"radius": 0.1, "method": "tempered"}, r"method='tempered'.*'smc', as 'tempered' is now called"),
     ):
         with pytest.raises(ValueError, match=message):
             local_entropy(f, x, **options)

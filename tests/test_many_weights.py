@@ -11,7 +11,7 @@ from torch.linalg import vector_norm
 
 from landscape import eigenpairs, spectral_density
 from landscape.directions.ascent import Ball
-from landscape.local_entropy.potential import Potential
+from landscape.local_entropy.smc.potential import Potential
 from landscape.operators import check_symmetric
 from landscape.randomness import unit
 from landscape.results import Cost, Eigenpairs
@@ -106,7 +106,7 @@ class Valley:
         return self.h * off**2 / 2, self.h * off * self.v
 
 
-def test_the_tempered_path_begins_at_the_gaussian_of_a_parabola():
+def test_smc_starts_from_the_gaussian_of_a_parabola():
     """log Z_b = F~ of the parabola itself, and nothing is left of it: psi = 0."""
     f, radius = Valley(), 1.0
     pairs = Eigenpairs(np.array([f.h]), f.v[:, None], np.zeros(1), np.ones(1, bool), "largest", 1e-3, Cost())
@@ -114,11 +114,11 @@ def test_the_tempered_path_begins_at_the_gaussian_of_a_parabola():
     a = f.h * radius**2
     exact = -np.log1p(a) / 2 - f.h * f.c**2 / (2 * (1 + a))
     # rounding of f = 50, which it is the remainder of
-    assert potential.log_normaliser == pytest.approx(exact, abs=50 * ROUNDING)
-    at = potential.draw(3, seeded(1))
+    assert potential.log_normalizer == pytest.approx(exact, abs=50 * ROUNDING)
+    at = potential.sample_initial(3, seeded(1))
     np.testing.assert_allclose(at.psi, 0, atol=50 * ROUNDING)
     # of slopes of length sqrt(a), in which 1 + a is rounded
-    assert float(vector_norm(at.slope, dtype=DOUBLE)) < 100 * ROUNDING
+    assert float(vector_norm(at.gradient, dtype=DOUBLE)) < 100 * ROUNDING
 
 
 PEAK = """

@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from landscape import compare
-from landscape.report import verdicts
+from landscape.compare import compare, verdicts
 from tests.problems import dense_hessian, tiny_mlp
 from tests.test_compare import QUICK, _checkpoint, _problem, _row
 
@@ -41,9 +40,9 @@ def test_differences_are_paired():
     """A checkpoint hardly differs from its neighbour, and that is known far better than either."""
     neighbours = [_checkpoint("A"), _checkpoint("B", 1 + 1e-7)]
     measures = compare(neighbours, _problem(), settings=QUICK).measures
-    of_the_path = np.array(["tempered" in name for name in measures.names])
+    of_smc = np.array(["annealed SMC" in name for name in measures.names])
     # below 1e-7 lies the residual of the eigenvalue, which is no sample
-    sampled = (measures.stderr[:, 0] > 1e-7) & ~of_the_path
+    sampled = (measures.stderr[:, 0] > 1e-7) & ~of_smc
     assert sampled.sum() >= 3  # the trace and two free energies at least
     # weights that differ by 1e-7 of themselves change each draw by about as much, and shares by ten times that, for
     # which eigenvalues near the threshold count; unpaired errors would be 2^(1/2) of either
@@ -51,18 +50,18 @@ def test_differences_are_paired():
     assert measures.differences[:, 0].tolist() == [0] * len(measures.names)
 
 
-def test_the_path_tells_differences_of_independent_estimates(comparison):
-    """Its ladder depends on the weights, so that its draws do not pair up."""
-    row = _row(comparison, "excess free energy at radius 0.01 (tempered)")
-    errors = [r.excess_stderr[0] for r in comparison.of("tempered").values()]
+def test_smc_tells_differences_of_independent_estimates(comparison):
+    """Its schedule depends on the weights, so that its draws do not pair up."""
+    row = _row(comparison, "excess free energy at radius 0.01 (annealed SMC)")
+    errors = [r.excess_stderr[0] for r in comparison.of("smc").values()]
     np.testing.assert_allclose(comparison.measures.stderr[row], errors)
     np.testing.assert_allclose(comparison.measures.differences_stderr[row], [0, np.hypot(*errors)])
 
 
-def test_the_bracket_of_the_path_is_tabulated_without_a_verdict(comparison):
-    tempered = comparison.of("tempered").values()
-    name = "excess free energy at radius 0.01 (tempered)"
-    brackets = [[bound[0] for bound in r.excess_bracket] for r in tempered]
+def test_the_bracket_of_smc_is_tabulated_without_a_verdict(comparison):
+    smc = comparison.of("smc").values()
+    name = "excess free energy at radius 0.01 (annealed SMC)"
+    brackets = [[bound[0] for bound in r.excess_bracket] for r in smc]
     rows = [_row(comparison, f"{name}, at least"), _row(comparison, f"{name}, at most")]
     np.testing.assert_allclose(comparison.measures.values[rows].T, brackets)
     low, high = comparison.measures.values[rows]
@@ -85,7 +84,7 @@ def test_what_is_not_reliable_has_no_value_and_no_verdict():
     # one probe has a value, but no error that a verdict could be drawn from
     assert np.isfinite(measures.values[measures.names.index("Hessian trace")]).all()
     trace = [(v.flattest, v.says) for v in verdicts(measures) if v.measure == "Hessian trace"]
-    assert trace == [("", "the error is not known")]
+    assert trace == [("", "error not known")]
 
 
 def test_the_error_of_an_eigenvalue_is_its_residual(comparison):

@@ -57,14 +57,14 @@ def test_a_loss_that_is_not_finite_beyond_a_radius_is_followed_up_to_it():
     assert np.isfinite(largest.mean_loss)  # the draws are those of the radii
 
 
-def test_a_loss_that_leaps_past_both_rises_is_refused():
+def test_a_loss_that_jumps_past_both_rises_is_refused():
     class Cliff(Quadratic):
         def value(self, theta):
             return 0.0 if theta.norm() <= 1 else 5.0
 
     for kind, high in ((Cliff, 1.0), (_Walled, 10.0)):  # up to its wall the second rises by 0.5 alone
         f, x = kind(torch.eye(9, dtype=DOUBLE), torch.zeros(9, dtype=DOUBLE)), torch.zeros(9, dtype=DOUBLE)
-        with pytest.raises(ValueError, match=r"leaps .*low=0\.7 .*high=.* give the radii of interest"):
+        with pytest.raises(ValueError, match=r"jumps .*low=0\.7 .*high=.* give the radii of interest"):
             radii_of_interest(f, x, low=0.7, high=high)
 
 

@@ -5,12 +5,10 @@ import subprocess
 from html.parser import HTMLParser
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pytest
 
 from landscape import compare
-from landscape.report import verdicts, write_report
-from landscape.results import Measures
+from landscape.report import write_report
 from tests.test_compare import QUICK, _checkpoint, _problem
 
 
@@ -121,78 +119,6 @@ def test_a_browser_shows_every_picture_offline(folder, tmp_path):
     # white down to the last picture would mean that pictures are missing: look for contours' colours
     colourful = (pixels.max(axis=2) - pixels.min(axis=2) > 0.3).any(axis=1)
     assert colourful.sum() > 1000  # rows of pixels; the surfaces alone are some 250
-
-
-# --- verdicts ----------------------------------------------------------------------------------------
-
-
-def _measures(flatter, values, error):
-    values = np.array([values], float)
-    differences = values - values[:, :1]
-    return Measures(
-        names=["m"],
-        flatter=[flatter],
-        checkpoints=["A", "B"],
-        values=values,
-        stderr=np.full((1, 2), error),
-        differences=differences,
-        differences_stderr=np.full((1, 2), error),
-    )
-
-
-@pytest.mark.parametrize(
-    ("flatter", "values", "error", "says"),
-    [
-        ("lower", [1, 2], 0.1, "A is flatter"),
-        ("lower", [2, 1], 0.1, "B is flatter"),
-        ("higher", [2, 1], 0.1, "A is flatter"),
-        ("higher", [1, 2], 0.1, "B is flatter"),
-        ("lower", [1, 1.1], 0.1, "no difference"),  # one standard error
-        ("lower", [1, 1.1], 0.0, "A is flatter"),  # exact
-        ("lower", [1, 1], 0.0, "no difference"),
-        ("lower", [1, 9], float("nan"), "the error is not known"),
-        ("lower", [1, float("nan")], 0.1, "not reliable"),
-    ],
-)
-def test_a_verdict_needs_two_standard_errors(flatter, values, error, says):
-    (verdict,) = verdicts(_measures(flatter, values, error))
-    assert verdict.says == says
-    assert verdict.flattest == (says[0] if "flatter" in says else "")
-    assert "A 1" in verdict.reason or "A 2" in verdict.reason
-
-
-def test_measures_that_are_not_of_flatness_give_no_verdict():
-    assert verdicts(_measures("", [1, 2], 0.1)) == []
-
-
-@pytest.mark.parametrize(
-    ("tempered", "caveat"),
-    [
-        ([5.0, 1.5], "; outside the tempered bracket of A and B: go by the tempered path"),
-        ([5.0, float("nan")], "; outside the tempered bracket of A: go by the tempered path"),
-        ([float("nan"), 1.5], "; outside the tempered bracket of B: go by the tempered path"),
-        ([float("nan"), float("nan")], " standard errors apart"),  # what is not reliable contradicts nothing
-    ],
-)
-def test_a_verdict_on_local_entropy_says_where_the_tempered_path_contradicts_it(tempered, caveat):
-    """Laplace tells 2 and 1, and the path's brackets are [4, 6] and [1.2, 2]."""
-    name = "excess free energy at radius 0.01"
-    rows = [("(Laplace)", [2, 1]), ("(tempered)", tempered), ("(tempered), at least", [4, 1.2]),
-            ("(tempered), at most", [6, 2])]  # fmt: skip
-    values = np.array([row for _, row in rows], float)
-    measures = Measures(
-        names=[f"{name} {suffix}" for suffix, _ in rows],
-        flatter=["lower", "lower", "", ""],
-        checkpoints=["A", "B"],
-        values=values,
-        stderr=np.full((4, 2), 0.1),
-        differences=values - values[:, :1],
-        differences_stderr=np.full((4, 2), 0.1),
-    )
-    laplace, path = verdicts(measures)
-    assert laplace.says == "B is flatter"
-    assert laplace.reason.endswith(caveat)
-    assert "outside" not in path.reason
 
 
 def test_one_checkpoint_alone_is_said_to_be_alone(tmp_path):

@@ -29,7 +29,7 @@ def _records():
     yield spectral_density(operator, steps=3, probes=2, deflate=pairs, generator=seeded(0))
     yield local_entropy(f, w, radius=[0.1, 0.2], generator=seeded(0))
     yield local_entropy(f, w, radius=0.1, method="monte_carlo", samples=5, generator=seeded(0))
-    yield local_entropy(f, w, radius=[0.1, 0.3], method="tempered", tol=0.5, generator=seeded(0))
+    yield local_entropy(f, w, radius=[0.1, 0.3], method="smc", tol=0.5, generator=seeded(0))
     yield line(f, w, e[0], [0.0, 1.0])
     yield plane(f, w, e[0], e[1], [0.0, 1.0], [0.0])
     yield line_band(f, w, [0.0, 1.0], directions=2, normalization="none", generator=seeded(0))

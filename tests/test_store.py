@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -6,6 +7,7 @@ import xarray
 import zarr
 
 from landscape import line
+from landscape.results import Cost, Failed, digest_of
 from landscape.results.store import Store, output_folder
 from tests.problems import DOUBLE, LogisticRegression
 
@@ -18,10 +20,10 @@ def _line(scale: float = 1.0):
 
 
 def test_a_finished_run_opens_with_xarray_alone(tmp_path):
-    store = Store(tmp_path / "run.zarr", {"seed": 0})
+    store = Store(tmp_path / "run.zarr")
     store.write("A/line", _line())
     store.write("measures_like", _line())
-    store.finish({"versions": {"torch": "x"}})
+    store.finish({"seed": 0}, {"versions": {"torch": "x"}})
     with xarray.open_datatree(tmp_path / "run.zarr") as tree:
         np.testing.assert_array_equal(tree["A/line"].loss.values, _line().loss)
         assert json.loads(tree.attrs["settings"]) == {"seed": 0}
@@ -29,7 +31,7 @@ def test_a_finished_run_opens_with_xarray_alone(tmp_path):
 
 
 def test_reading_gives_what_was_written_and_writing_replaces(tmp_path):
-    store = Store(tmp_path / "run.zarr", {})
+    store = Store(tmp_path / "run.zarr")
     store.write("A/line", _line())
     store.write("A/line", _line(scale=2))
     np.testing.assert_array_equal(store.read("A/line").loss, _line(scale=2).loss)
@@ -37,20 +39,52 @@ def test_reading_gives_what_was_written_and_writing_replaces(tmp_path):
         store.read("A/plane")
 
 
-def test_only_what_is_missing_is_computed(tmp_path):
-    calls = []
+def test_only_what_is_missing_or_made_of_something_else_is_computed(tmp_path):
+    made = []
 
     def compute():
-        calls.append(1)
-        return _line()
+        made.append(len(made))
+        return _line(scale=len(made))
 
-    for _ in range(2):
-        Store(tmp_path / "run.zarr", {"seed": 0}).read_or_compute("A/line", compute)
-    assert len(calls) == 1
+    for key, count in (("a", 1), ("a", 1), ("b", 2), ("b", 2), ("a", 3)):
+        found = Store(tmp_path / "run.zarr").read_or_compute("A/line", key, compute)
+        assert len(made) == count
+        np.testing.assert_array_equal(found.loss, _line(scale=count).loss)
+
+
+def test_what_is_under_way_has_a_folder_until_it_is_done(tmp_path):
+    store = Store(tmp_path / "run.zarr")
+
+    def killed():
+        with store.partial("A/line", "k") as folder:
+            folder.mkdir(parents=True)
+            (folder / "half").write_text("done")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        killed()
+    with store.partial("A/line", "other") as folder:
+        assert not folder.exists()
+    with store.partial("A/line", "k") as folder:
+        assert (folder / "half").read_text() == "done"
+    assert [p.name for p in tmp_path.iterdir()] == ["run.zarr"]
+
+
+def test_a_dataset_is_a_record_and_digests_tell_records_apart(tmp_path):
+    store = Store(tmp_path / "run.zarr")
+    dataset = xarray.Dataset({"ratio": ("pair", [1.0, 2.0])}, attrs={"of": "x"})
+    store.write("A/own", dataset, "key")
+    xarray.testing.assert_identical(store.read("A/own", "key"), dataset)
+    for record in (_line(), dataset, Failed("ValueError: no")):
+        store.write("A/record", record, "key")
+        assert digest_of(store.read("A/record")) == digest_of(record)
+    assert len({digest_of(r) for r in (_line(), _line(scale=2), dataset, Failed("a"), Failed("b"))}) == 5
+    later = dataclasses.replace(_line(), cost=Cost(seconds=99.0))
+    assert digest_of(later) == digest_of(_line())
 
 
 def test_a_write_that_dies_leaves_no_half_record(tmp_path, monkeypatch):
-    store = Store(tmp_path / "run.zarr", {})
+    store = Store(tmp_path / "run.zarr")
     write = xarray.Dataset.to_zarr
 
     def killed(self, path, **options):
@@ -65,19 +99,19 @@ def test_a_write_that_dies_leaves_no_half_record(tmp_path, monkeypatch):
         store.read("A/line")
     assert [p.name for p in tmp_path.iterdir()] == ["run.zarr"]
     store.write("A/line", _line())
-    store.finish({})
+    store.finish({}, {})
     with xarray.open_datatree(tmp_path / "run.zarr") as tree:
         assert list(tree.children) == ["A"]
 
 
-def test_a_store_of_other_settings_is_not_resumed(tmp_path):
-    Store(tmp_path / "run.zarr", {"seed": 0, "probes": 4})
-    with pytest.raises(ValueError, match=r"other settings \(seed\)"):
-        Store(tmp_path / "run.zarr", {"seed": 1, "probes": 4})
+def test_a_run_of_an_older_format_is_refused_in_one_sentence(tmp_path):
+    zarr.open_group(tmp_path / "run.zarr", mode="a", zarr_format=2).attrs["settings"] = "{}"
+    with pytest.raises(ValueError, match="holds a run of format 1, and this version writes format 2"):
+        Store(tmp_path / "run.zarr")
 
 
 def test_the_store_is_zarr(tmp_path):
-    store = Store(tmp_path / "run.zarr", {})
+    store = Store(tmp_path / "run.zarr")
     store.write("A/line", _line())
     assert "loss" in zarr.open_group(tmp_path / "run.zarr/A/line", mode="r")
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from landscape.checkpoints import Checkpoint
+from landscape.compare.objectives import Objectives
 from landscape.objective import ModelObjective
 from landscape.objective.tensors import fixed_tensors
-from landscape.problems import Problem
 
 __all__ = ["check_checkpoints", "check_fixed_tensors", "provenance_of"]
 
@@ -25,8 +25,10 @@ def check_checkpoints(checkpoints: Sequence[Checkpoint]) -> None:
     if len(set(names)) < len(names):
         raise ValueError(f"checkpoints are named {names}: give each a name of its own")
     for name in names:
-        if not name or name.startswith(".") or "/" in name or name == "measures":
-            raise ValueError(f"checkpoint name {name!r}: names are folders in the store, so no '/', and not 'measures'")
+        if not name or name.startswith(".") or "/" in name or name in ("measures", "minima"):
+            raise ValueError(
+                f"checkpoint name {name!r}: names are folders in the store, so no '/', and not 'measures' or 'minima'"
+            )
     known: dict[str, str] = {}
     for checkpoint in checkpoints:
         twin = known.setdefault(checkpoint.digest(), checkpoint.name)
@@ -47,18 +49,18 @@ def check_fixed_tensors(checkpoints: Sequence[Checkpoint], f: ModelObjective) ->
                 )
 
 
-def provenance_of(
-    checkpoints: Sequence[Checkpoint], problem: Problem, train: ModelObjective, test: ModelObjective
-) -> dict[str, Any]:
+def provenance_of(checkpoints: Sequence[Checkpoint], objectives: Objectives) -> dict[str, Any]:
     """Versions, machine, sizes and hashes, as JSON-able values."""
+    train, test = objectives.train, objectives.test
+    notes = [f"{c.name}: {told}" for c in checkpoints for told in objectives.at(c).told]
     return {
         "versions": {name: _version(name) for name in ("landscape-toolkit", "torch", "numpy")},
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {train.device}",
-        "problem": problem.name,
+        "problem": objectives.problem.name,
         "weights": train.size,
         "examples": {"train": train.examples, "test": test.examples},
-        "notes": [*train.notes, *(f"{c.name}: {told}" for c in checkpoints for told in train.at(c).told)],
+        "notes": [*train.notes, *notes],
         "sha256": {
             "checkpoints": {c.name: c.digest() for c in checkpoints},
             "train": train.data_digest(),

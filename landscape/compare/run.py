@@ -2,29 +2,31 @@
 
 Every checkpoint sees the same examples, probes and perturbations (common random numbers), so that what
 differs between two results is the checkpoints, and differences have error bars of their own, smaller
-than those of the two results apart; but for the tempered path, whose ladder depends on the checkpoint.
+than those of the two results apart; but for sequential Monte Carlo, whose schedule depends on the checkpoint.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from landscape.checkpoints import Checkpoint
-from landscape.compare.around import entropy, slices, spectrum
-from landscape.compare.between import lines_from_first, plane_of_minima, recalibrated
+from landscape.compare.analyses import ANALYSES
+from landscape.compare.analysis import Analysis, Task, with_needs
+from landscape.compare.keys import Keys
 from landscape.compare.measures import measure
+from landscape.compare.objectives import Objectives
 from landscape.compare.provenance import check_checkpoints, check_fixed_tensors, provenance_of
 from landscape.compare.settings import CompareSettings
 from landscape.problems import Problem
 from landscape.progress import Progress, silent
-from landscape.results import Comparison
+from landscape.results import Comparison, Failed
 from landscape.results.store import Store
 
 __all__ = ["compare"]
@@ -34,6 +36,7 @@ def compare(
     checkpoints: Sequence[Checkpoint],
     problem: Problem,
     *,
+    analyses: Iterable[str | Analysis] | None = None,
     settings: CompareSettings | None = None,
     store: str | Path | None = None,
     progress: Progress = silent,
@@ -44,88 +47,116 @@ def compare(
         checkpoints: of networks that ``problem.model`` builds, with different names. Differences are
             from the first.
         problem: the network, loss and data.
+        analyses: names of those in the table ``landscape.compare.ANALYSES``, or ones of your own
+            (``docs/extending.md``); what they need is added. Default: the whole table.
         settings: how closely to look.
-        store: a Zarr folder in which to keep each record as soon as it is there; records found in it
-            are not computed again. Default: keep nothing.
+        store: a Zarr folder in which to keep each record as soon as it is there. A record found in it is not computed
+            again where the checkpoint, the data, the analysis and the analysis' own settings are the same; slices and
+            densities that were under way go on.
         progress: called as ``progress(iterable, description)``; ``tqdm.tqdm`` fits.
 
     Returns:
-        Comparison, with records ``checkpoint/analysis`` for the analyses ``eigenpairs``, ``spectral_density``,
-        ``laplace``, ``monte_carlo``, ``tempered``, ``line_eigenvector``, ``band_random``, ``plane_random``, and, for
-        all checkpoints but the first, ``line_from_first_train``, ``line_from_first_test`` and ``barrier_from_first``;
-        and with ``minima/plane`` and ``minima/frame``, a plane through the first three checkpoints that do not lie on
-        one line and where all lie on it and off it. For two it goes through them along a random direction.
+        Comparison, with the records by ``checkpoint/analysis``, and those of analyses of all checkpoints by
+        ``minima/analysis``. An analysis that fails is kept in ``failures`` with its reason, and so are those that need
+        its record.
 
     Raises:
         ValueError: no checkpoint; two of one name; one that does not fit the network, or whose loss is
-            not finite; a store that was begun for other checkpoints or settings.
+            not finite; an unknown analysis; a store of another format.
     """
     settings = settings or CompareSettings()
+    table = with_needs(analyses, ANALYSES)
     check_checkpoints(checkpoints)
-    problem = _read_once(problem)
-    chosen = settings.chosen
-    train = problem.objective("train", **chosen, weight_decay=settings.weight_decay)
-    test = problem.objective("test", weight_decay=settings.weight_decay)
-    objectives = {c.name: (train.at(c), test.at(c)) for c in checkpoints}
-    losses = {name: f.value(f.theta) for name, (f, _) in objectives.items()}
+    objectives = Objectives(problem, settings)
+    losses = {c.name: objectives.at(c).value(objectives.at(c).theta) for c in checkpoints}
     for name, loss in losses.items():
         if not np.isfinite(loss):
             raise ValueError(
                 f"checkpoint {name!r} has a training loss of {loss}: only a checkpoint with a finite "
                 "loss has a landscape around it"
             )
-    check_fixed_tensors(checkpoints, train)
-    provenance = provenance_of(checkpoints, problem, train, test)
-    # what the records depend on; the losses, to six digits, tell one loss function from another
-    signature = {
-        **asdict(settings),
-        "sha256": provenance["sha256"],
-        "problem": problem.name,
-        "network": str(problem.build(seed=0)),
-        "version": provenance["versions"]["landscape-toolkit"],
-        "losses": {name: f"{loss:.6g}" for name, loss in losses.items()},
-    }
-    kept = Store(store, signature) if store else None
+    check_fixed_tensors(checkpoints, objectives.train)
+    provenance = provenance_of(checkpoints, objectives)
+    kept = Store(store) if store else None
+    keys = Keys(provenance, losses, settings, str(problem.build(seed=0)))
     results: dict[str, Any] = {}
-
-    def keep(group: str, compute: Callable[..., Any]) -> None:
-        shown = partial(compute, progress=partial(_labelled, progress, group))
-        results[group] = kept.read_or_compute(group, shown) if kept else shown()
-
-    for name, (f, _) in objectives.items():
-        spectrum(name, f, results, settings, keep)
-        entropy(name, f, results, settings, keep)
-    slices(objectives, results, settings, keep)
-    if len(checkpoints) > 1:
-        splits = recalibrated(problem, settings)
-        lines_from_first(checkpoints, splits, settings, keep)
-        plane_of_minima(checkpoints, splits["train"], results, settings, keep)
-
+    failures: dict[str, str] = {}
+    for analysis, about, group in _in_order(table, tuple(checkpoints)):
+        try:
+            needed = _needed(analysis, about, results, failures)
+            key = keys.of(analysis, about, needed)
+            task = Task(about, objectives, settings, needed, partial(_labelled, progress, group))
+            results[group] = _record(analysis, task, kept, group, key)
+        except Exception as error:
+            failures[group] = f"{type(error).__name__}: {error}"
+            if kept:
+                kept.write(group, Failed(failures[group]))
     comparison = Comparison(
         names=[c.name for c in checkpoints],
         results=results,
-        measures=measure(objectives, results, settings.reference_radius),
+        measures=measure(checkpoints, objectives, table, results, settings),
         metadata={c.name: dict(c.metadata) for c in checkpoints},
         settings=asdict(settings),
         provenance=provenance,
+        failures=failures,
+        analyses=table,
     )
     if kept:
         kept.write("measures", comparison.measures)
-        kept.finish(provenance)
+        kept.finish(comparison.settings, provenance)
     return comparison
+
+
+def _in_order(
+    table: tuple[Analysis, ...], checkpoints: tuple[Checkpoint, ...]
+) -> Iterator[tuple[Analysis, tuple[Checkpoint, ...], str]]:
+    """What is computed, one after the other, and where it is kept.
+
+    All analyses of a checkpoint that follow each other are done before those of the next, so that graphs are kept of
+    one network at a time.
+    """
+    for scope, rows in groupby(table, lambda analysis: analysis.scope):
+        block = [analysis for analysis in rows if len(checkpoints) >= analysis.least]
+        if scope == "all":
+            for analysis in block:
+                yield analysis, checkpoints, f"minima/{analysis.name}"
+            continue
+        for checkpoint in checkpoints if scope == "checkpoint" else checkpoints[1:]:
+            about = (checkpoint,) if scope == "checkpoint" else (checkpoints[0], checkpoint)
+            for analysis in block:
+                yield analysis, about, f"{checkpoint.name}/{analysis.name}"
+
+
+def _needed(
+    analysis: Analysis, about: tuple[Checkpoint, ...], results: dict[str, Any], failures: dict[str, str]
+) -> dict[str, Any]:
+    """The records that an analysis asks for.
+
+    Raises:
+        ValueError: there is none, since its own analysis failed.
+    """
+    found: dict[str, Any] = {}
+    for need in analysis.needs:
+        own, of_all = f"{about[-1].name}/{need}", f"minima/{need}"
+        by_name = {c.name: results[f"{c.name}/{need}"] for c in about if f"{c.name}/{need}" in results}
+        if of_all in results:
+            found[need] = results[of_all]
+        elif analysis.scope == "all" and by_name:
+            found[need] = by_name
+        elif analysis.scope != "all" and own in results:
+            found[need] = results[own]
+        else:
+            reason = failures.get(own) or failures.get(of_all) or "it was not computed"
+            raise ValueError(f"needs {need}, which failed ({reason})")
+    return found
+
+
+def _record(analysis: Analysis, task: Task, kept: Store | None, group: str, key: str) -> Any:
+    if kept is None:
+        return analysis.compute(task)
+    with kept.partial(group, key) as folder:
+        return kept.read_or_compute(group, key, lambda: analysis.compute(replace(task, partial=folder)))
 
 
 def _labelled(progress: Progress, group: str, iterable: Iterable[Any], description: str) -> Iterable[Any]:
     return progress(iterable, group)
-
-
-def _read_once(problem: Problem) -> Problem:
-    """With iterables made lists, so that every analysis sees the same batches."""
-
-    def kept(data: Any) -> Any:
-        if isinstance(data, tuple):
-            return data
-        with torch.random.fork_rng(devices=[]):  # a DataLoader draws a seed from torch's generator
-            return list(data)
-
-    return replace(problem, train=kept(problem.train), test=kept(problem.test))

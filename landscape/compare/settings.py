@@ -22,10 +22,10 @@ class CompareSettings:
     probes: int = 10
     radii: tuple[float, ...] = (0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)  # of the local entropy
     samples: int = 64  # Monte Carlo draws per radius
-    tempered_radii: tuple[float, ...] | None = None  # None: the middle one of `radii` and the next
-    tempered_chains: int = 2  # of each population of the tempered path
-    tempered_moves: int = 8  # of each chain on each rung that its pilot finds
-    tempered_tol: float = 0.2  # width of its bracket asked for, relative to |F~|
+    smc_radii: tuple[float, ...] | None = None  # None: the middle one of `radii` and the next
+    smc_chains: int = 2  # of each population of sequential Monte Carlo
+    smc_moves: int = 8  # of each chain at each temperature that its pilot run finds
+    smc_tol: float = 0.2  # width of its bracket asked for, relative to |F~|
     budget: int = 2_500  # gradients at most for each of its radii
     line_points: int = 41
     band_directions: int = 8  # random lines through each checkpoint
@@ -33,12 +33,12 @@ class CompareSettings:
 
     def __post_init__(self) -> None:
         """Refuse what would fail only after minutes of work."""
-        for name, radii in (("radii", self.radii), ("tempered_radii", self.radii_of_the_path)):
+        for name, radii in (("radii", self.radii), ("smc_radii", self.radii_of_smc)):
             if not radii or not all(0 < radius < float("inf") for radius in radii):
                 raise ValueError(f"{name}={radii}: give at least one, all positive")
-        if self.reference_radius not in self.radii_of_the_path:
+        if self.reference_radius not in self.radii_of_smc:
             raise ValueError(
-                f"tempered_radii={self.tempered_radii}: the middle one of radii, {self.reference_radius:g}, must be "
+                f"smc_radii={self.smc_radii}: the middle one of radii, {self.reference_radius:g}, must be "
                 "among them, since it is that of the table"
             )
         counts = (
@@ -46,7 +46,7 @@ class CompareSettings:
             "steps",
             "probes",
             "samples",
-            "tempered_moves",
+            "smc_moves",
             "budget",
             "line_points",
             "band_directions",
@@ -54,11 +54,11 @@ class CompareSettings:
         for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: give at least 1")
-        for name in ("tempered_chains", "plane_points"):
+        for name in ("smc_chains", "plane_points"):
             if getattr(self, name) < 2:
                 raise ValueError(f"{name}={getattr(self, name)}: give at least 2")
-        if not self.tempered_tol > 0:
-            raise ValueError(f"tempered_tol={self.tempered_tol}: give a positive number")
+        if not self.smc_tol > 0:
+            raise ValueError(f"smc_tol={self.smc_tol}: give a positive number")
 
     def seeded(self) -> torch.Generator:
         """Begun anew for every analysis of every checkpoint: common random numbers."""
@@ -75,9 +75,9 @@ class CompareSettings:
         return sorted(self.radii)[len(self.radii) // 2]
 
     @property
-    def radii_of_the_path(self) -> tuple[float, ...]:
-        """Where the tempered path is followed: about where the other estimates part."""
-        if self.tempered_radii is not None:
-            return self.tempered_radii
+    def radii_of_smc(self) -> tuple[float, ...]:
+        """At which sequential Monte Carlo is run: about where the other estimates part."""
+        if self.smc_radii is not None:
+            return self.smc_radii
         middle = len(self.radii) // 2
         return tuple(sorted(self.radii)[middle : middle + 2])

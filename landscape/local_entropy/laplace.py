@@ -1,4 +1,4 @@
-"""F~ of the parabola at x."""
+"""F~ by Laplace's method: of the second-order expansion of f at x."""
 
 from __future__ import annotations
 
@@ -41,16 +41,18 @@ def laplace(
         radii: r.
         beta: inverse temperature.
         loss: f(x).
-        density: of H at theta. None: it is estimated with the other arguments, as ``spectral_density`` takes them.
-        deflate: eigenpairs to count exactly; where they are all that there are, one fewer.
-        steps: of Lanczos, for the density and for the gradient's term.
+        density: spectral density of H at theta. None: it is estimated by ``spectral_density`` with the arguments below.
+        deflate: eigenpairs to count exactly; if they are all n, one is left out.
+        steps: Lanczos steps, for the density and for the term of the gradient.
         probes: of the density.
         generator: of the probes.
-        progress: as ever.
+        progress: called as ``progress(probes, description)``.
     """
     gradient = objective.gradient(theta)
     if not bool(gradient.isfinite().all()):
-        raise ValueError("the gradient at theta is not finite, so f has no parabola there: give another theta")
+        raise ValueError(
+            "the gradient at theta is not finite, so f has no second-order expansion there: give another theta"
+        )
     products = 0
     if density is None:
         if deflate is not None and deflate.converged.sum() == objective.size:

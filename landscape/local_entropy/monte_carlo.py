@@ -1,4 +1,4 @@
-"""F~ as an average over draws of q."""
+"""F~ by plain Monte Carlo: the average of exp(-beta f) over draws of q."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from landscape.results import standard_error
 
 __all__ = ["monte_carlo"]
 
-# Heuristic: below ten effective draws the spread of the weights no longer tells the error.
-_FEWEST_EFFECTIVE_SAMPLES = 10
+# Heuristic: with fewer effective samples the spread of the weights underestimates the error.
+_MIN_EFFECTIVE_SAMPLES = 10
 
 
 def monte_carlo(
@@ -45,11 +45,11 @@ def monte_carlo(
     relative[~np.isfinite(value)] = np.nan
     contributions = value[:, None] + relative - 1
     effective = relative.sum(axis=1) ** 2 / (relative**2).sum(axis=1)
-    reliable = effective >= _FEWEST_EFFECTIVE_SAMPLES
+    reliable = effective >= _MIN_EFFECTIVE_SAMPLES
     notes = []
     if not reliable.all():
         notes.append(
-            f"fewer than {_FEWEST_EFFECTIVE_SAMPLES} effective samples at radius >= "
+            f"fewer than {_MIN_EFFECTIVE_SAMPLES} effective samples at radius >= "
             f"{radii[~reliable].min():.3g}: the error is not known there, and F~ most likely too low"
         )
     if not finite.all():

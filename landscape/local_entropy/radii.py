@@ -1,4 +1,4 @@
-"""Which radii are of interest: those over which the ball begins to cost something, up to where it costs much."""
+"""Radii of interest: from where the mean loss over the ball begins to rise, to where it has risen much."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from landscape.sums import norm
 
 __all__ = ["counted_radii", "radii_of_interest"]
 
-_STEPS = 20  # bisections of a factor: to 1e-6 of it in the logarithm
+_BISECTIONS = 20  # of log r: to 1e-6 of the initial interval
 
 
 def radii_of_interest(
@@ -29,10 +29,10 @@ def radii_of_interest(
 ) -> np.ndarray:
     """Radii at equal ratios, from where the mean loss over the ball rises by ``low`` to where it rises by ``high``.
 
-    The rise E f(x + r z) - f(x), z ~ N(0, I), is never below the excess free energy (Jensen), whose scale it tells. It
-    is averaged over the same draws at all radii and bisected in log r. Where it does not come to ``high``, as of
-    losses with a ceiling, the largest radius is that at which the ball's ||x' - x|| is ten times ||x||, or 10 where
-    ||x|| is below 1. A loss that is not finite counts as too high.
+    The rise E f(x + r z) - f(x), z ~ N(0, I), is an upper bound of the excess free energy (Jensen), and indicates its
+    scale. It is averaged over the same draws at all radii, and the radii are found by bisection in log r. If the rise
+    does not reach ``high``, as for a bounded loss, the largest radius is that at which the ball's ||x' - x|| is ten
+    times ||x||, or 10 where ||x|| is below 1. A loss that is not finite counts as too high.
 
     Args:
         objective: f.
@@ -41,14 +41,14 @@ def radii_of_interest(
         low: smallest rise, in units of the loss.
         high: largest rise.
         samples: draws of z. Each costs 41 losses.
-        generator: of z. Default: one of a fixed seed, so that the radii of a checkpoint are always the same.
+        generator: for z. Default: one of a fixed seed, so that the radii of a checkpoint are always the same.
 
     Returns:
         The radii (count,), ascending, in units of the weights.
 
     Raises:
         ValueError: count below 2; not 0 < low < high; theta of another shape, or without a finite loss; the loss does
-            not rise by ``low`` within the largest radius, or leaps from below it past ``high``.
+            not rise by ``low`` within the largest radius, or jumps from below it past ``high``.
 
     Example:
         A square rises by r^2 times the mean of z^2, so that rises of 0.001 and 1 are a factor 1000^(1/2) apart:
@@ -72,7 +72,7 @@ def counted_radii(
     samples: int = 8,
     generator: torch.Generator | None = None,
 ) -> tuple[np.ndarray, int]:
-    """The radii of interest, and how many losses they took."""
+    """The radii of interest, and the number of losses evaluated."""
     if count < 2:
         raise ValueError(f"count={count}: give at least 2")
     if not 0 < low < high:
@@ -83,7 +83,7 @@ def counted_radii(
     draws = [normal(objective.size, generator, objective.dtype, objective.device) for _ in range(samples)]
     loss, values = number(objective.value(theta)), 1
     if not np.isfinite(loss):
-        raise ValueError(f"the loss at theta is {loss}: no rise is known from there, so give another theta")
+        raise ValueError(f"the loss at theta is {loss}: no rise can be measured from there, so give another theta")
 
     def rise(radius: float) -> float:
         nonlocal values
@@ -101,7 +101,7 @@ def counted_radii(
         if furthest <= asked:
             return largest
         below, above = largest * 1e-8, largest
-        for _ in range(_STEPS):
+        for _ in range(_BISECTIONS):
             middle = float(np.sqrt(below * above))
             below, above = (middle, above) if rise(middle) <= asked else (below, middle)
         return below  # where the loss of each draw is finite
@@ -109,7 +109,7 @@ def counted_radii(
     first, last = where_it_rises_by(low), where_it_rises_by(high)
     if not first < last:
         raise ValueError(
-            f"at a radius of {last:.3g} the loss leaps from a rise below low={low} to one above high={high}, or to "
+            f"at a radius of {last:.3g} the loss jumps from a rise below low={low} to one above high={high}, or to "
             "what is not finite: give the radii of interest"
         )
     return np.geomspace(first, last, count), values

@@ -5,7 +5,7 @@ Functions that compare take ``{label: result}`` and give each label the same col
 
 from landscape.plots.barriers import barrier_line, barrier_matrix
 from landscape.plots.curves import curve_in_plane, path_and_curve
-from landscape.plots.entropy import entropy_along_training, local_entropy_curve, rung_diagnostics
+from landscape.plots.entropy import entropy_along_training, local_entropy_curve, smc_diagnostics
 from landscape.plots.flatness import flatness_dots
 from landscape.plots.lines import line_bands, line_between, line_panels, lines
 from landscape.plots.planes import loss_bar, loss_surface, loss_surfaces
@@ -41,7 +41,7 @@ __all__ = [
     "loss_surfaces",
     "palette",
     "path_and_curve",
-    "rung_diagnostics",
+    "smc_diagnostics",
     "spectrum_panels",
     "surface_3d",
     "training_curves",

@@ -1,4 +1,4 @@
-"""Pictures of local entropy: against the radius, along training, and what the rungs of a tempered path tell."""
+"""Plots of local entropy: against the radius, along training, and the diagnostics of sequential Monte Carlo."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from landscape.plots.style import new_axes, palette, set_loss_axis
 from landscape.results import LocalEntropy
 
-__all__ = ["entropy_along_training", "local_entropy_curve", "rung_diagnostics"]
+__all__ = ["entropy_along_training", "local_entropy_curve", "smc_diagnostics"]
 
 _EXCESS = r"excess free energy $-\tilde F/\beta - f$"
-_STYLES = {"laplace": ("--", "s"), "monte_carlo": (":", "o"), "tempered": ("-", "D"), "sgld": ("-.", "v")}
+_STYLES = {"laplace": ("--", "s"), "monte_carlo": (":", "o"), "smc": ("-", "D"), "sgld": ("-.", "v")}
 
 
 def local_entropy_curve(entropies: Mapping[str, Sequence[LocalEntropy]], *, ax: Axes | None = None) -> Axes:
     """The excess free energy -F~/beta - f(x) against the radius of the ball, by every method.
 
-    Bars are one standard error. Points that are not reliable are hollow and have none, since it is not known. Shaded is
-    the bracket of the tempered path. A broad bar leads from an SGLD point to where a step of zero would put it, by the
-    two steps that were tried.
+    Error bars are one standard error. Points that are not reliable are hollow and have no error bars, since the error
+    is not known. The bracket of annealed SMC is shaded. A broad bar extends from an SGLD point to the value
+    extrapolated to a step size of zero.
 
     Args:
         entropies: by label, which gives the colour, one sweep for each method, which gives line and marker.
@@ -38,15 +38,15 @@ def local_entropy_curve(entropies: Mapping[str, Sequence[LocalEntropy]], *, ax: 
         radius = np.atleast_1d(sweep.radius)
         _draw(ax, radius, sweep.method, color, *_at_all_radii(sweep))
         if sweep.method == "sgld":
-            away = sweep.excess - sweep.step_bias / sweep.beta
-            ax.vlines(radius, sweep.excess, away, color=color, lw=5, alpha=0.3)
+            extrapolated = sweep.excess - sweep.step_size_bias / sweep.beta
+            ax.vlines(radius, sweep.excess, extrapolated, color=color, lw=5, alpha=0.3)
     methods = {sweep.method: sweep.method_name for _, sweep in sweeps}
     for label, color in colors.items():
         ax.plot([], [], "-", color=color, lw=3, label=label)
     for method, name in methods.items():
         line, marker = _STYLES[method]
         ax.plot([], [], line, marker=marker, color="0.4", lw=1, ms=4, label=name)
-    if "tempered" in methods:
+    if "smc" in methods:
         ax.fill_between([], [], color="0.4", alpha=0.2, lw=0, label="its bracket")
     ax.plot([], [], "o", mfc="white", color="0.4", ms=4, label="not reliable")
     _set_radius_axis(ax, np.concatenate([np.atleast_1d(sweep.radius) for _, sweep in sweeps]))
@@ -65,33 +65,33 @@ def entropy_along_training(
 ) -> Figure:
     """The loss at the points of several trajectories, and beside it the excess free energy in a panel for each radius.
 
-    Bars, hollow points and shades are those of ``local_entropy_curve``.
+    Error bars, hollow points and shading are those of ``local_entropy_curve``.
 
     Args:
-        entropies: by label, those of a trajectory's points, from ``local_entropy_along``.
-        when: by label, the gradients or the epochs at which the points were.
-        xlabel: says which.
+        entropies: by label, those at the points of a trajectory, from ``local_entropy_trajectory``.
+        when: by label, the gradients or the epochs at which the points were recorded.
+        xlabel: the name of these.
         figure: default: a new one.
 
     Raises:
         ValueError: other labels or numbers of points in ``when``, or several sets of radii.
     """
-    every = [entropy for way in entropies.values() for entropy in way]
+    every = [entropy for trajectory in entropies.values() for entropy in trajectory]
     radii = np.atleast_1d(every[0].radius)
     if any(not np.array_equal(np.atleast_1d(entropy.radius), radii) for entropy in every):
         raise ValueError("the entropies are of different radii: give those of one call's settings")
-    for label, way in entropies.items():
+    for label, trajectory in entropies.items():
         given = len(when.get(label, ()))
-        if given != len(way):
-            raise ValueError(f"when[{label!r}] has {given} numbers for {len(way)} points: give one for each")
+        if given != len(trajectory):
+            raise ValueError(f"when[{label!r}] has {given} numbers for {len(trajectory)} points: give one for each")
     panels = 1 + len(radii)
     figure = figure or plt.figure(figsize=(3.6 * panels, 3.4), layout="constrained")
     first, *others = figure.subplots(1, panels, sharex=True)
-    for (label, way), color in zip(entropies.items(), palette(entropies), strict=True):
-        first.plot(when[label], [entropy.loss for entropy in way], "-", color=color, lw=1, label=label)
-        columns = [np.stack(column) for column in zip(*(_at_all_radii(entropy) for entropy in way), strict=True)]
+    for (label, trajectory), color in zip(entropies.items(), palette(entropies), strict=True):
+        first.plot(when[label], [entropy.loss for entropy in trajectory], "-", color=color, lw=1, label=label)
+        columns = [np.stack(column) for column in zip(*map(_at_all_radii, trajectory), strict=True)]
         for i, ax in enumerate(others):
-            _draw(ax, np.asarray(when[label]), way[0].method, color, *(column[:, i] for column in columns))
+            _draw(ax, np.asarray(when[label]), trajectory[0].method, color, *(column[:, i] for column in columns))
     set_loss_axis(first, "loss $f$", [np.array([entropy.loss for entropy in every])])
     if not all(np.all(entropy.reliable) for entropy in every):
         first.plot([], [], "o", mfc="white", color="0.4", ms=4, label="not reliable")
@@ -104,59 +104,60 @@ def entropy_along_training(
     return figure
 
 
-def rung_diagnostics(entropy: LocalEntropy, *, radius: float | None = None, figure: Figure | None = None) -> Figure:
-    """What the rungs of one tempered path tell, against s, with the diagnostics of its end above.
+def smc_diagnostics(entropy: LocalEntropy, *, radius: float | None = None, figure: Figure | None = None) -> Figure:
+    """The diagnostics of annealed sequential Monte Carlo at one radius, against the inverse temperature s.
 
-    Above <f>_s. Then <psi>_s with its left and right Riemann sums, whose difference, the shaded area, is the bracket of
-    F~ before its own error is added; psi is beta f where the path begins at q (``pairs=0``), and what is left of it
-    where it begins at a nearer Gaussian. Below, the share of moves accepted, and the effective share of the particles
-    that were weighed.
+    The first panel shows <f>_s. The second shows <psi>_s with its left and right Riemann sums, whose difference, the
+    shaded area, is the bracket of F~ without its standard errors; psi is beta f if the particles start from q
+    (``pairs=0``), and its remainder if they start from a Gaussian closer to the target. The other panels show the
+    acceptance rate of the moves, and the effective sample size of the weights over the number of particles. Above are
+    the diagnostics of the chains at s = 1.
 
-    The axis of s is a power of s that puts the middle rung in the middle, since rungs crowd near 0: areas are true to
-    its ticks, not to the eye.
+    The axis of s is scaled by the power of s that puts the middle temperature in the middle, since the schedule is
+    dense near 0: areas are true to its ticks, not to the eye.
 
     Args:
-        entropy: by ``method="tempered"`` or ``"sgld"``; the latter corrects and weighs nothing.
-        radius: one of a sweep's. Default: the largest that has a ladder.
+        entropy: by ``method="smc"`` or ``"sgld"``; the latter has no acceptance rate and no weights.
+        radius: one of a sweep's. Default: the largest that has a schedule.
         figure: default: a new one.
 
     Raises:
-        ValueError: no ladder, or none at this radius.
+        ValueError: no schedule, or none at this radius.
     """
-    at = _with_ladder(entropy, radius)
-    rungs = {
+    at = _index_with_schedule(entropy, radius)
+    rows = {
         name: np.atleast_2d(getattr(entropy, name))[at]
-        for name in ("ladder", "rung_loss", "rung_psi", "rung_acceptance", "rung_effective")
+        for name in ("schedule", "step_loss", "step_potential", "step_acceptance", "step_relative_ess")
     }
-    there = np.isfinite(rungs["ladder"])
-    s, loss, psi = (rungs[key][there] for key in ("ladder", "rung_loss", "rung_psi"))
-    shares = {
-        name: rungs[key][there]
-        for name, key in (("moves\naccepted", "rung_acceptance"), ("effective\nshare", "rung_effective"))
-        if len(rungs[key])
+    known = np.isfinite(rows["schedule"])
+    s, loss, psi = (rows[name][known] for name in ("schedule", "step_loss", "step_potential"))
+    rates = {
+        label: rows[name][known]
+        for label, name in (("acceptance\nrate", "step_acceptance"), ("relative\nESS", "step_relative_ess"))
+        if len(rows[name])
     }
-    figure = figure or plt.figure(figsize=(6, 4.4 + 1.1 * len(shares)), layout="constrained")
-    axes = figure.subplots(2 + len(shares), 1, sharex=True, squeeze=False, height_ratios=[2, 2, *[1] * len(shares)])
+    figure = figure or plt.figure(figsize=(6, 4.4 + 1.1 * len(rates)), layout="constrained")
+    axes = figure.subplots(2 + len(rates), 1, sharex=True, squeeze=False, height_ratios=[2, 2, *[1] * len(rates)])
     first, second, *others = axes[:, 0]
     first.plot(s, loss, "o-", color="C0", ms=3, lw=1, label=r"$\langle f\rangle_s$")
     first.axhline(entropy.loss, color="0.5", ls="--", lw=1, label="$f(x)$")
     first.set_ylabel("loss $f$")
     second.plot(s, psi, "o-", color="C1", ms=3, lw=1, label=r"$\langle\psi\rangle_s$")
-    second.stairs(psi[:-1], s, baseline=psi[1:], fill=True, color="C1", alpha=0.25, label="between both sums")
+    second.stairs(psi[:-1], s, baseline=psi[1:], fill=True, color="C1", alpha=0.25, label="between the sums")
     second.set_ylabel(r"$\psi$")
     for ax in (first, second):
         ax.legend(frameon=False, fontsize="small")
-    for ax, (name, share) in zip(others, shares.items(), strict=True):
-        ax.plot(s, share, "o-", color="0.3", ms=3, lw=1)
-        ax.set(ylim=(0, 1.05), ylabel=name)
-    _set_ladder_axis(axes[-1, 0], s)
-    axes[-1, 0].set_xlabel("$s$, from the ball (0) to the Gibbs measure (1)")
+    for ax, (label, rate) in zip(others, rates.items(), strict=True):
+        ax.plot(s, rate, "o-", color="0.3", ms=3, lw=1)
+        ax.set(ylim=(0, 1.05), ylabel=label)
+    _set_temperature_axis(axes[-1, 0], s)
+    axes[-1, 0].set_xlabel("inverse temperature $s$ (1: the Gibbs measure)")
     figure.suptitle(_summary(entropy, at), fontsize="small")
     return figure
 
 
 def _at_all_radii(entropy: LocalEntropy) -> list[np.ndarray]:
-    """Excess, its error, whether it is reliable, and the bracket, (radii,) each."""
+    """Excess, its standard error, whether it is reliable, and its bracket, (radii,) each."""
     low, high = entropy.excess_bracket
     found = (entropy.excess, entropy.excess_stderr, entropy.reliable, low, high)
     return [np.atleast_1d(np.asarray(item)) for item in found]
@@ -173,12 +174,12 @@ def _draw(
     low: np.ndarray,
     high: np.ndarray,
 ) -> None:
-    """One line with bars where the points are reliable, and hollow points where not."""
+    """One line with error bars where the points are reliable, and hollow points where not."""
     line, marker = _STYLES[method]
     ax.plot(x, excess, line, color=color, lw=1)
     ax.errorbar(x[reliable], excess[reliable], yerr=stderr[reliable], fmt=marker, color=color, ms=4, capsize=2)
     ax.plot(x[~reliable], excess[~reliable], marker, color=color, mfc="white", ms=4)
-    if method == "tempered":
+    if method == "smc":
         ax.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
 
 
@@ -203,23 +204,23 @@ def _set_excess_axis(ax: Axes, excesses: Sequence[np.ndarray], name: str) -> Non
     ax.set_ylabel(name)
 
 
-def _with_ladder(entropy: LocalEntropy, radius: float | None) -> int:
-    """The index of the radius, or of the largest that has a ladder."""
-    radii, ladders = np.atleast_1d(entropy.radius), np.atleast_2d(entropy.ladder)
-    has = np.isfinite(ladders).any(axis=1)
+def _index_with_schedule(entropy: LocalEntropy, radius: float | None) -> int:
+    """The index of the radius, or of the largest that has a schedule."""
+    radii, schedules = np.atleast_1d(entropy.radius), np.atleast_2d(entropy.schedule)
+    has = np.isfinite(schedules).any(axis=1)
     if not has.any():
-        raise ValueError(f"the {entropy.method_name} result has no ladder: give one by method='tempered'")
+        raise ValueError(f"the {entropy.method_name} result has no schedule: give one by method='smc'")
     known = ", ".join(f"{r:.3g}" for r in radii[has])
     if radius is None:
         return int(np.flatnonzero(has)[np.argmax(radii[has])])
     found = np.flatnonzero(has & np.isclose(radii, radius))
     if len(found) == 0:
-        raise ValueError(f"radius={radius}: give one of those with a ladder, {known}")
+        raise ValueError(f"radius={radius}: give one of those with a schedule, {known}")
     return int(found[0])
 
 
-def _set_ladder_axis(ax: Axes, s: np.ndarray) -> None:
-    """s to the power that puts the middle rung in the middle, with ticks at round numbers that stand apart."""
+def _set_temperature_axis(ax: Axes, s: np.ndarray) -> None:
+    """Scaled by the power of s that puts the middle temperature in the middle, with round ticks that stand apart."""
     power = min(1.0, np.log(0.5) / np.log(s[len(s) // 2])) if len(s) > 2 else 1.0
     ax.set_xscale(
         "function", functions=(lambda s: np.maximum(s, 0) ** power, lambda u: np.maximum(u, 0) ** (1 / power))
@@ -235,7 +236,7 @@ def _set_ladder_axis(ax: Axes, s: np.ndarray) -> None:
 
 
 def _summary(entropy: LocalEntropy, at: int) -> str:
-    """F~ and what its chains say, in two lines."""
+    """F~ and the diagnostics of its chains, in two lines."""
 
     def of(name: str) -> float:
         return float(np.atleast_1d(getattr(entropy, name))[at])
@@ -243,8 +244,8 @@ def _summary(entropy: LocalEntropy, at: int) -> str:
     name = rf"{entropy.method_name}, radius {of('radius'):.3g}, $\beta$ = {entropy.beta:g}"
     value = rf"$\tilde F$ = {of('value'):.2f} ± {of('stderr'):.2f}, within [{of('lower'):.2f}, {of('upper'):.2f}]"
     if entropy.method == "sgld":
-        return f"{name}: {value}\nby its step wrong by about {of('step_bias'):.2g}"
+        return f"{name}: {value}\nbias by its step size about {of('step_size_bias'):.2g}"
     return (
-        f"{name}: {value}\nat $s$ = 1: R-hat {of('r_hat'):.2f}, {of('autocorrelation'):.1f} draws per independent one, "
+        f"{name}: {value}\nat $s$ = 1: R-hat {of('r_hat'):.2f}, autocorrelation time {of('autocorrelation_time'):.1f}, "
         f"virial {of('virial'):.3f}, drift {of('drift'):.2f} ± {of('drift_stderr'):.2f}"
     )

@@ -1,5 +1,5 @@
 """A comparison as a page to read."""
 
-from landscape.report.page import figures, verdicts, write_report
+from landscape.report.page import figures, write_report
 
-__all__ = ["figures", "verdicts", "write_report"]
+__all__ = ["figures", "write_report"]

@@ -2,8 +2,9 @@
 
 from landscape.results.barriers import Barrier, BarrierMatrix
 from landscape.results.bezier import BezierPath
-from landscape.results.datasets import from_dataset, to_dataset
+from landscape.results.datasets import digest_of, from_dataset, to_dataset
 from landscape.results.density import SpectralDensity
+from landscape.results.failed import Failed
 from landscape.results.frames import Frame
 from landscape.results.records import (
     Comparison,
@@ -24,6 +25,7 @@ __all__ = [
     "Comparison",
     "Cost",
     "Eigenpairs",
+    "Failed",
     "FlatnessTable",
     "Frame",
     "Line",
@@ -33,6 +35,7 @@ __all__ = [
     "Plane",
     "Sharpness",
     "SpectralDensity",
+    "digest_of",
     "from_dataset",
     "paired_errors",
     "standard_error",

@@ -6,7 +6,7 @@ the eigenvectors, which are torch tensors, as all points of the parameter space 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import numpy as np
@@ -58,41 +58,42 @@ class LocalEntropy:
 
     value: Annotated[np.ndarray, "radius"]  # F~; NaN where `reliable` is False for want of a meaning
     stderr: Annotated[np.ndarray, "radius"]  # of `value`, over its draws: see `contributions`
-    # what each draw (Laplace: probe; tempered: population; SGLD: chain) adds, linearised: their mean is `value`, their
-    # spread its error. Of Laplace and Monte Carlo, results drawn with the same seed pair up draw by draw.
+    # contribution of each draw (Laplace: probe; SMC: population; SGLD: chain), linearised: their mean is `value`, their
+    # spread its error. For Laplace and Monte Carlo, results of the same seed are paired draw by draw.
     contributions: Annotated[np.ndarray, "radius", "draw"]
     # bool. Monte Carlo: whether enough draws carry it for its error to be known. Laplace: whether H + gamma I is
-    # positive as far as the nodes tell, so that it exists; how far f is from its parabola it cannot know. Tempered:
-    # whether its chains keep up and its populations agree. SGLD: never.
+    # positive as far as the nodes tell, so that it exists; how far f is from its parabola it cannot know. SMC: whether
+    # its chains have burnt in, its particles are effective and its populations agree. SGLD: never.
     reliable: Annotated[np.ndarray, "radius"]
-    # Monte Carlo: of the weights exp(-beta f); tempered: how many of the populations carry the mean; NaN otherwise
+    # effective sample size, for Monte Carlo of the weights exp(-beta f), for SMC of the populations; NaN otherwise
     effective_samples: Annotated[np.ndarray, "radius"]
     mean_loss: Annotated[np.ndarray, "radius"]  # E f(x') over the ball, inf where f is not finite; NaN for Laplace
     mean_loss_stderr: Annotated[np.ndarray, "radius"]
-    # What only the path knows (tempered, in part SGLD), NaN or empty otherwise. F~ lies between lower and upper, which
-    # are Riemann sums over the ladder with two standard errors added; thermodynamic is another estimate of F~, from the
-    # same ladder.
+    # Of SMC, in part of SGLD; NaN or empty otherwise. F~ lies between lower and upper, which are Riemann sums over the
+    # schedule widened by two standard errors; thermodynamic integrates over the same schedule to higher order.
     lower: Annotated[np.ndarray, "radius"]
     upper: Annotated[np.ndarray, "radius"]
-    within_tol: Annotated[np.ndarray, "radius"]  # bool: the bracket is as narrow as was asked for; False without one
+    within_tol: Annotated[np.ndarray, "radius"]  # bool: the bracket is no wider than `tol`; False without a bracket
     thermodynamic: Annotated[np.ndarray, "radius"]
     thermodynamic_stderr: Annotated[np.ndarray, "radius"]
-    virial: Annotated[np.ndarray, "radius"]  # <y . grad U> / n at s = 1, which is 1 at equilibrium
+    virial: Annotated[np.ndarray, "radius"]  # <y . grad U> / n at s = 1: 1 in equilibrium
     virial_stderr: Annotated[np.ndarray, "radius"]
     shift: Annotated[torch.Tensor, "radius", "weight"]  # <x'> - x at s = 1
-    shift_stderr: Annotated[np.ndarray, "radius"]  # root of the expected squared length of its error
-    r_hat: Annotated[np.ndarray, "radius"]  # split R-hat of the chains at s = 1: near 1 where each covers the measure
-    autocorrelation: Annotated[np.ndarray, "radius"]  # draws there per independent one
-    drift: Annotated[np.ndarray, "radius"]  # of psi along the chains at s = 1: below 0 where they lag behind
+    shift_stderr: Annotated[np.ndarray, "radius"]  # square root of the expected squared norm of its error
+    r_hat: Annotated[np.ndarray, "radius"]  # split R-hat of the chains at s = 1: near 1 where they mix
+    autocorrelation_time: Annotated[np.ndarray, "radius"]  # there, in draws: draws per effective draw
+    drift: Annotated[np.ndarray, "radius"]  # of psi along the chains at s = 1: below 0 where they are still burning in
     drift_stderr: Annotated[np.ndarray, "radius"]
-    step_bias: Annotated[np.ndarray, "radius"]  # SGLD alone: `value` less that with twice the step
-    step_bias_stderr: Annotated[np.ndarray, "radius"]
-    ladder: Annotated[np.ndarray, "radius", "rung"]  # s, from 0 to 1; NaN beyond a radius' last rung
-    rung_loss: Annotated[np.ndarray, "radius", "rung"]  # <f>_s
-    # <psi>_s, of which F~ is minus the integral over s, plus a constant; beta <f>_s where the path begins at q
-    rung_psi: Annotated[np.ndarray, "radius", "rung"]
-    rung_acceptance: Annotated[np.ndarray, "radius", "rung"]  # of the moves at s; NaN at s = 0
-    rung_effective: Annotated[np.ndarray, "radius", "rung"]  # effective share of the particles weighed for s; so too
+    step_size_bias: Annotated[np.ndarray, "radius"]  # SGLD alone: `value` minus that with twice the step size
+    step_size_bias_stderr: Annotated[np.ndarray, "radius"]
+    # inverse temperatures s, from 0 to 1; NaN after the last where other radii have more
+    schedule: Annotated[np.ndarray, "radius", "temperature"]
+    step_loss: Annotated[np.ndarray, "radius", "temperature"]  # <f>_s
+    # <psi>_s: F~ is minus its integral over s, plus a constant; beta <f>_s where the particles start from q
+    step_potential: Annotated[np.ndarray, "radius", "temperature"]
+    step_acceptance: Annotated[np.ndarray, "radius", "temperature"]  # rate of the moves at s; NaN at s = 0
+    # effective sample size over the number of particles, of the weights of the step to s; NaN at s = 0
+    step_relative_ess: Annotated[np.ndarray, "radius", "temperature"]
     radius: Annotated[np.ndarray, "radius"]  # 1/sqrt(beta gamma), standard deviation per weight
     gamma: Annotated[np.ndarray, "radius"]
     loss: float  # f(x)
@@ -105,7 +106,8 @@ class LocalEntropy:
     @property
     def method_name(self) -> str:
         """As it is written in text."""
-        return {"laplace": "Laplace", "monte_carlo": "Monte Carlo", "tempered": "tempered", "sgld": "SGLD"}[self.method]
+        names = {"laplace": "Laplace", "monte_carlo": "Monte Carlo", "smc": "annealed SMC", "sgld": "SGLD"}
+        return names[self.method]
 
     @property
     def free_energy(self) -> np.ndarray:
@@ -124,7 +126,7 @@ class LocalEntropy:
 
     @property
     def excess_bracket(self) -> tuple[np.ndarray, np.ndarray]:
-        """What the excess lies between, from the tempered path."""
+        """Bounds of the excess, from ``lower`` and ``upper``."""
         return -self.upper / self.beta - self.loss, -self.lower / self.beta - self.loss
 
     def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
@@ -146,21 +148,21 @@ class LocalEntropy:
 
     @property
     def jensen_bracket(self) -> tuple[np.ndarray, np.ndarray]:
-        """-beta E_q f <= F~ <= -beta <f>_1, by Jensen's and Gibbs' inequalities: wide, and free of the ladder."""
-        if self.ladder.shape[-1] == 0:
+        """-beta E_q f <= F~ <= -beta <f>_1, by Jensen's and Gibbs' inequalities: wide, but free of the schedule."""
+        if self.schedule.shape[-1] == 0:
             return -self.beta * self.mean_loss, np.full(np.shape(self.value), np.nan)[()]
-        last = np.isfinite(self.ladder).sum(axis=-1, keepdims=True) - 1
-        return -self.beta * self.mean_loss, -self.beta * np.take_along_axis(self.rung_loss, last, axis=-1)[..., 0]
+        last = np.isfinite(self.schedule).sum(axis=-1, keepdims=True) - 1
+        return -self.beta * self.mean_loss, -self.beta * np.take_along_axis(self.step_loss, last, axis=-1)[..., 0]
 
     @property
     def gradient(self) -> torch.Tensor:
         """grad F~ = -beta gamma (x - <x'>), (radii, n) or (n,): what Entropy-SGD follows.
 
         Raises:
-            ValueError: the method does not know it.
+            ValueError: the method does not estimate it.
         """
         if self.shift.shape[-1] == 0:
-            raise ValueError(f"the {self.method_name} result does not know the gradient: ask by method='tempered'")
+            raise ValueError(f"the {self.method_name} result has no gradient: use method='smc'")
         return torch.as_tensor(self.beta * self.gamma).to(self.shift)[..., None] * self.shift
 
     @property
@@ -174,9 +176,8 @@ class Measures:
     """One number per measure and checkpoint, and its difference from the first checkpoint's.
 
     Differences are paired: the probes, draws and examples were the same for all checkpoints, so the
-    standard error is that of the differences themselves; on the tempered path that of independent
-    estimates. An error of 0 means exact for these examples, NaN that it is not known; a value of NaN
-    could not be told.
+    standard error is that of the differences themselves; of SMC that of independent estimates. An error of 0 means
+    exact for these examples, NaN that it is not known; a value of NaN could not be told.
     """
 
     names: list[str]  # of the measures, with what each depends on, such as the radius
@@ -193,11 +194,13 @@ class Comparison:
     """All that was found of several checkpoints of one problem."""
 
     names: list[str]  # of the checkpoints, the one that others are compared with first
-    results: dict[str, Any]  # "checkpoint/analysis" -> its record
+    results: dict[str, Any]  # "checkpoint/analysis", or "minima/analysis" of all of them -> its record
     measures: Measures
     metadata: dict[str, dict[str, Any]]  # checkpoint -> what its file says of its training
     settings: dict[str, Any]
     provenance: dict[str, Any]  # versions, seeds, hashes of weights and data
+    failures: dict[str, str] = field(default_factory=dict)  # those of `results` that there are not -> why
+    analyses: tuple[Any, ...] = ()  # the rows of the table of analyses that were asked for
 
     def of(self, analysis: str) -> dict[str, Any]:
         """The records of one analysis, by checkpoint; those checkpoints that have it."""

@@ -1,7 +1,8 @@
 """A run on disk: one Zarr store, a group per checkpoint and analysis.
 
-A record is written beside the store and renamed into it, so a killed run holds whole records only, and
-resuming means computing those that are missing. ``xarray.open_datatree(path)`` opens a finished run.
+A record is written beside the store and renamed into it, so a killed run holds whole records only, each with the key of
+what it was made of. Resuming means computing those that are missing or were made of something else.
+``xarray.open_datatree(path)`` opens a finished run.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ __all__ = ["Store", "output_folder"]
 R = TypeVar("R")
 
 _FORMAT: Literal[2] = 2  # consolidated metadata is part of format 2, and not (yet) of format 3
+_RUN, _OLDER = 2, 1  # of what groups a run holds, and of what fields they do
 _MARK = "landscape-run"  # a file in every output folder of ours: only such folders are overwritten
 
 
@@ -33,60 +35,75 @@ class Store:
 
     Args:
         path: made if missing.
-        settings: what the records depend on, as JSON-able values.
 
     Raises:
-        ValueError: the store was begun with other settings.
+        ValueError: the run is of another format than this version writes.
     """
 
-    def __init__(self, path: str | Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         root = zarr.open_group(self.path, mode="a", zarr_format=_FORMAT)
-        wanted = json.dumps(settings, sort_keys=True)
-        found = root.attrs.setdefault("settings", wanted)
-        if found != wanted:
-            before, now = json.loads(str(found)), json.loads(wanted)
-            changed = [k for k in {**before, **now} if before.get(k) != now.get(k)]
+        found = root.attrs.setdefault("format", _OLDER if "settings" in root.attrs else _RUN)
+        if found != _RUN:
             raise ValueError(
-                f"path={str(self.path)!r} was begun with other settings ({', '.join(changed)}): resume "
-                "with those, or overwrite it"
+                f"path={str(self.path)!r} holds a run of format {found}, and this version writes format {_RUN}: "
+                "open it with the version that wrote it, or overwrite it"
             )
 
-    def read(self, group: str) -> Any:
+    def read(self, group: str, key: str | None = None) -> Any:
         """The record in ``group``.
 
+        Args:
+            group: its place.
+            key: of what it must have been made. Default: of anything.
+
         Raises:
-            KeyError: there is none.
+            KeyError: there is none, or none of that key.
         """
         if not (self.path / group / ".zgroup").is_file():
             raise KeyError(f"group={group!r}: {str(self.path)!r} holds no such record")
         with xarray.open_zarr(self.path / group, consolidated=False) as dataset:
+            found = dataset.attrs.pop("key", "")
+            if key is not None and found != key:
+                raise KeyError(f"group={group!r}: {str(self.path)!r} holds one that was made of something else")
             return from_dataset(dataset)
 
-    def write(self, group: str, result: Any) -> None:
-        """Put ``result`` into ``group``, in place of what is there."""
+    def write(self, group: str, result: Any, key: str = "") -> None:
+        """Put ``result``, made of what ``key`` tells, into ``group``, in place of what is there."""
         target = self.path / group
         with tempfile.TemporaryDirectory(dir=self.path.parent, prefix=".partial-") as folder:
             partial = Path(folder) / "group"
-            to_dataset(result).to_zarr(partial, zarr_format=_FORMAT, consolidated=False)
+            dataset = to_dataset(result)
+            dataset.assign_attrs(key=key).to_zarr(partial, zarr_format=_FORMAT, consolidated=False)
             if len(Path(group).parts) > 1:
                 zarr.open_group(target.parent, mode="a", zarr_format=_FORMAT)
             if target.exists():
                 os.replace(target, Path(folder) / "old")
             os.replace(partial, target)
 
-    def read_or_compute(self, group: str, compute: Callable[[], R]) -> R:
-        """The record in ``group``; where it is missing, ``compute()`` it and keep it."""
+    def read_or_compute(self, group: str, key: str, compute: Callable[[], R]) -> R:
+        """The record of that key in ``group``; where it is missing, ``compute()`` it and keep it."""
         try:
-            return self.read(group)
+            return self.read(group, key)
         except KeyError:
             result = compute()
-            self.write(group, result)
+            self.write(group, result, key)
             return result
 
-    def finish(self, provenance: Mapping[str, Any]) -> None:
-        """Keep ``provenance`` as an attribute, and index the store so that it opens fast."""
-        zarr.open_group(self.path, mode="a", zarr_format=_FORMAT).attrs["provenance"] = json.dumps(provenance)
+    @contextmanager
+    def partial(self, group: str, key: str) -> Iterator[Path]:
+        """A folder beside the run for what a record that is under way goes on with; it is gone when that is there."""
+        beside = self.path.with_suffix(".partial")
+        folder = beside / f"{group.replace('/', '-')}-{key[:16]}"
+        yield folder
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # there is none, or another record is under way
+            beside.rmdir()
+
+    def finish(self, settings: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
+        """Keep both as attributes, and index the store so that it opens fast."""
+        attrs = zarr.open_group(self.path, mode="a", zarr_format=_FORMAT).attrs
+        attrs["settings"], attrs["provenance"] = json.dumps(settings), json.dumps(provenance)
         zarr.consolidate_metadata(self.path, zarr_format=_FORMAT)
 
 

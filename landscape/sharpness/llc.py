@@ -12,10 +12,10 @@ At a minimum of a quadratic with Hessian eigenvalues h_i,
 n/2 as gamma -> 0 if all h_i are positive: directions that N beta h_i << gamma leave free do not count. The localisation
 is thus part of the measure, and since it is the same for all weights, a rescaling of ReLU layers changes the measure.
 
-Chains start at theta. With w = theta + y / sqrt(gamma), psi(y) = N beta f(w), p ~ exp(-|y|^2 / 2 - psi(y)) is the end
-of a tempered path: they move by its Crank-Nicolson Langevin proposals, corrected by Metropolis
-(``landscape.local_entropy.moves``), without the bias from the step that the SGLD of the source has. The step is tuned
-while they burn in, and kept from then on. The error is the spread over chains.
+Chains start at theta. With w = theta + y / sqrt(gamma), psi(y) = N beta f(w), p is exp(-|y|^2 / 2 - psi(y)) up to a
+factor. They use the Crank-Nicolson Langevin proposals with Metropolis correction of
+``landscape.local_entropy.smc.moves``, and so do not have the step size bias of the SGLD of the source. The step size is
+adapted during burn-in and then kept. The error is the spread over chains.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.local_entropy.moves import ACCEPTANCE, move
-from landscape.local_entropy.potential import Potential
+from landscape.local_entropy.smc.moves import TARGET_ACCEPTANCE, move
+from landscape.local_entropy.smc.potential import Potential
 from landscape.objective import Objective
 from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new
@@ -90,7 +90,7 @@ def local_learning_coefficient(
     for i in progress(range(-burn_in, draws), "local learning coefficient"):
         at, rate = move(potential, at, 1.0, h, generator)
         if i < 0:  # ever smaller changes, so that h settles
-            h = min(2.0, h * math.exp(2 * (rate - ACCEPTANCE) / math.sqrt(i + burn_in + 1)))
+            h = min(2.0, h * math.exp(2 * (rate - TARGET_ACCEPTANCE) / math.sqrt(i + burn_in + 1)))
         else:
             rises[:, i] = at.psi - start.psi
             rates.append(rate)

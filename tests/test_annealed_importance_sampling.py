@@ -1,6 +1,6 @@
-"""The tempered estimate beside annealed importance sampling, which shares no line of code with it.
+"""Annealed sequential Monte Carlo beside annealed importance sampling, which shares no line of code with it.
 
-Chains go along a fixed ladder between s = 0 and s = 1, weighed on their way and moved by random-walk Metropolis (Neal
+Chains go along a fixed schedule between s = 0 and s = 1, are weighted, and are moved by random-walk Metropolis (Neal
 2001). In whitened coordinates z, phi(z) = beta f(x + r z) and pi_s ~ exp(-|z|^2 / 2 - s phi(z)). Forward, from draws of
 q = pi_0, the weights w have E w = exp F~, so that the mean of log w lies below F~. In reverse, from draws of pi_1, they
 have E w = exp(-F~), so that the mean of -log w lies above it (Grosse, Ghahramani & Adams 2015).
@@ -20,7 +20,7 @@ CHAINS = 300  # whose means have errors below 0.1 where log w spreads by 1
 
 
 def _move(phi, z, values, s, generator):
-    """Random-walk Metropolis on pi_s, by steps of all sizes that either end of the path may need."""
+    """Random-walk Metropolis on pi_s, by steps of all sizes that s = 0 or s = 1 may need."""
     step = torch.exp(np.log(0.03) * torch.rand(len(z), 1, generator=generator, dtype=DOUBLE))
     there = z + step * torch.randn(z.shape, generator=generator, dtype=DOUBLE)
     proposed = phi(there)
@@ -29,27 +29,27 @@ def _move(phi, z, values, s, generator):
     return torch.where(accepted[:, None], there, z), torch.where(accepted, proposed, values)
 
 
-def _annealed(phi, z, ladder, moves, generator):
+def _annealed(phi, z, schedule, moves, generator):
     """log w of each chain: along s_0, s_1, ... the sum of -(s_{k+1} - s_k) phi(z_k), z_k leaving pi_{s_k} invariant."""
     log_w, values = torch.zeros(len(z), dtype=DOUBLE), phi(z)
-    for before, s in itertools.pairwise(ladder):
+    for before, s in itertools.pairwise(schedule):
         log_w -= (s - before) * values
         for _ in range(moves):
             z, values = _move(phi, z, values, s, generator)
     return log_w
 
 
-def _both_ways(phi, n, rungs, moves, generator):
+def _both_ways(phi, n, steps, moves, generator):
     """log w of chains of both directions, each an estimate of F~: on average too low, and too high."""
-    ladder = np.linspace(0, 1, rungs + 1) ** 4  # phi falls fastest near s = 0
+    schedule = np.linspace(0, 1, steps + 1) ** 4  # phi falls fastest near s = 0
     draws = torch.randn(CHAINS, n, generator=generator, dtype=DOUBLE)
-    forward = _annealed(phi, draws, ladder, moves, generator)
+    forward = _annealed(phi, draws, schedule, moves, generator)
     # draws of pi_1: other chains, from q, which then stay at s = 1 for long
     z = torch.randn(CHAINS, n, generator=generator, dtype=DOUBLE)
     values = phi(z)
     for _ in range(1500):
         z, values = _move(phi, z, values, 1.0, generator)
-    return forward, -_annealed(phi, z, ladder[::-1], moves, generator)
+    return forward, -_annealed(phi, z, schedule[::-1], moves, generator)
 
 
 def _mean(x):
@@ -111,7 +111,7 @@ class _Network:
 
 
 def _agree(found, forward, reverse):
-    """The tempered estimate, within four standard errors, with what lies below F~, above it and beside it."""
+    """The estimate of SMC, within four standard errors, with what lies below F~, above it and beside it."""
     low, high = _mean(forward), _mean(reverse)
     assert low[0] < found.value + 4 * np.hypot(low[1], found.stderr)
     assert found.value < high[0] + 4 * np.hypot(high[1], found.stderr)
@@ -125,29 +125,27 @@ def _agree(found, forward, reverse):
         assert abs(sign * value - found.value) < 4 * np.hypot(stderr, found.stderr)
 
 
-@pytest.mark.parametrize("rungs", [5, 100])
-def test_the_truth_lies_between_the_means_of_both_directions(rungs):
-    """However short the path; by a sum over a grid, whose error for smooth densities is that of rounding."""
+@pytest.mark.parametrize("steps", [5, 100])
+def test_the_truth_lies_between_the_means_of_both_directions(steps):
+    """However short the schedule; by a sum over a grid, whose error for smooth densities is that of rounding."""
     z = torch.linspace(-7, 7, 701, dtype=DOUBLE)
     density = -torch.cartesian_prod(z, z).square().sum(1) / 2 - BENT.phi(torch.cartesian_prod(z, z))
     exact = float(density.logsumexp(0)) + np.log(0.02**2 / (2 * np.pi))
-    low, high = (_mean(x) for x in _both_ways(BENT.phi, 2, rungs, 1, seeded(1)))
+    low, high = (_mean(x) for x in _both_ways(BENT.phi, 2, steps, 1, seeded(1)))
     assert low[0] - 4 * low[1] < exact < high[0] + 4 * high[1]
     assert high[0] - low[0] > 4 * np.hypot(low[1], high[1])  # the gap is seen at either length
 
 
-def test_annealing_both_ways_agrees_with_the_tempered_path_in_two_dimensions():
+def test_annealing_both_ways_agrees_with_smc_in_two_dimensions():
     found = local_entropy(
-        BENT, BENT.x, radius=BENT.radius, beta=BENT.beta, method="tempered", pairs=0, moves=16, generator=seeded(0)
+        BENT, BENT.x, radius=BENT.radius, beta=BENT.beta, method="smc", pairs=0, moves=16, generator=seeded(0)
     )
     _agree(found, *_both_ways(BENT.phi, 2, 200, 2, seeded(1)))
 
 
-def test_annealing_both_ways_agrees_with_the_tempered_path_of_a_network():
+def test_annealing_both_ways_agrees_with_smc_of_a_network():
     network = _Network()
     theta, beta = network.theta, network.objective.examples
     assert float(network.losses(theta[None])) == pytest.approx(network.objective.value(theta), rel=1e-12)  # rounding
-    found = local_entropy(
-        network.objective, theta, radius=0.5, method="tempered", pairs=5, moves=16, generator=seeded(0)
-    )
+    found = local_entropy(network.objective, theta, radius=0.5, method="smc", pairs=5, moves=16, generator=seeded(0))
     _agree(found, *_both_ways(lambda z: beta * network.losses(theta + 0.5 * z), 20, 400, 2, seeded(1)))

@@ -9,7 +9,7 @@ from torch import nn
 
 from landscape import Hessian, eigenpairs, local_entropy, spectral_density
 from landscape.checkpoints import load_checkpoint
-from landscape.local_entropy import local_entropy_along
+from landscape.local_entropy import local_entropy_trajectory
 from optim import EntropySGD, train
 from tests.problems import DOUBLE, LogisticRegression, Quadratic, seeded, symmetric, tiny_mlp, tiny_objective
 
@@ -22,7 +22,7 @@ def _quadratic():
 
 def test_each_point_is_measured_as_if_alone_with_the_same_seed():
     f, points = LogisticRegression(), torch.randn(3, 8, generator=seeded(1), dtype=DOUBLE)
-    along = local_entropy_along(f, points, radius=[0.1, 0.2], method="monte_carlo", generator=seeded(0))
+    along = local_entropy_trajectory(f, points, radius=[0.1, 0.2], method="monte_carlo", generator=seeded(0))
     for point, found in zip(points, along, strict=True):
         alone = local_entropy(f, point, radius=[0.1, 0.2], method="monte_carlo", generator=seeded(0))
         np.testing.assert_array_equal(found.contributions, alone.contributions)
@@ -31,12 +31,12 @@ def test_each_point_is_measured_as_if_alone_with_the_same_seed():
 def test_along_a_line_through_a_quadratic_the_entropy_is_the_closed_form():
     f, gamma, beta = _quadratic(), 2.0, 5.0
     points = [t * torch.ones(3, dtype=DOUBLE) for t in (0.0, 0.5, 1.0)]
-    along = local_entropy_along(
+    along = local_entropy_trajectory(
         f, points, radius=(beta * gamma) ** -0.5, beta=beta, pairs=3, **SMALL, generator=seeded(0)
     )
     for point, found in zip(points, along, strict=True):
         assert found.value.shape == (1,)
-        # nothing is left to climb beyond the eigenpairs; 1e-6 are their residuals
+        # psi is 0 with all eigenpairs; 1e-6 are their residuals
         assert found.value[0] == pytest.approx(f.local_entropy(point, gamma, beta), abs=1e-6)
 
 
@@ -59,7 +59,7 @@ def test_a_recorded_trajectory_is_read_as_its_docstring_says(tmp_path):
     points = [f.space.flatten(load_checkpoint(path).tensors) for path in sorted((tmp_path / "trajectory").iterdir())]
     assert len(points) == 3
     assert torch.equal(points[0], start)
-    along = local_entropy_along(f, points, radius=0.1, method="monte_carlo", generator=seeded(0))
+    along = local_entropy_trajectory(f, points, radius=0.1, method="monte_carlo", generator=seeded(0))
     assert [found.loss for found in along] == [f.value(point) for point in points]
     assert along[0].loss > along[1].loss > along[2].loss
 
@@ -68,23 +68,25 @@ def test_a_budget_that_does_not_last_for_a_point_leaves_nan_there_and_the_others
     f = _quadratic()
     f.minimum[:] = 0
     points = torch.tensor([[30.0, 30.0, 30.0], [0.0, 0.0, 0.0]], dtype=DOUBLE)
-    along = local_entropy_along(f, points, radius=0.5, beta=5.0, pairs=0, **SMALL, budget=1500, generator=seeded(0))
+    along = local_entropy_trajectory(
+        f, points, radius=0.5, beta=5.0, pairs=0, **SMALL, budget=1500, generator=seeded(0)
+    )
     assert [bool(np.isfinite(found.value).all()) for found in along] == [False, True]
-    assert "nothing at radius 0.5: " in along[0].note
+    assert "no estimate at radius 0.5: " in along[0].note
 
 
 def test_what_is_no_trajectory_is_named():
     f = _quadratic()
     with pytest.raises(ValueError, match="points is empty"):
-        local_entropy_along(f, [], radius=0.1)
+        local_entropy_trajectory(f, [], radius=0.1)
     with pytest.raises(ValueError, match=r"points\[1\] has shape \(2,\)"):
-        local_entropy_along(f, [torch.zeros(3), torch.zeros(2)], radius=0.1)
+        local_entropy_trajectory(f, [torch.zeros(3), torch.zeros(2)], radius=0.1)
     with pytest.raises(ValueError, match=r"points\[0\] is not finite"):
-        local_entropy_along(f, torch.full((1, 3), torch.nan), radius=0.1)
+        local_entropy_trajectory(f, torch.full((1, 3), torch.nan), radius=0.1)
     with pytest.raises(ValueError, match="method='all'"):
-        local_entropy_along(f, torch.zeros(1, 3), radius=0.1, method="all")
+        local_entropy_trajectory(f, torch.zeros(1, 3), radius=0.1, method="all")
     with pytest.raises(ValueError, match="radius=") as caught:
-        local_entropy_along(f, torch.zeros(1, 3, dtype=DOUBLE), radius=-0.1)
+        local_entropy_trajectory(f, torch.zeros(1, 3, dtype=DOUBLE), radius=-0.1)
     assert caught.value.__notes__ == ["this was at points[0] of 1"]
 
 
@@ -95,16 +97,16 @@ def test_the_spectrum_of_one_point_is_no_other_points():
     density = spectral_density(hessian, steps=5, probes=2, generator=seeded(0))
     for name, given in (("pairs", pairs), ("density", density)):
         with pytest.raises(ValueError, match=f"{name} is of one theta"):
-            local_entropy_along(f, points, radius=0.1, method="laplace", **{name: given})
-    path = {"radius": 0.1, "tol": 1.0, **SMALL}
-    assert len(local_entropy_along(f, points, method="tempered", pairs=pairs, **path, generator=seeded(0))) == 2
+            local_entropy_trajectory(f, points, radius=0.1, method="laplace", **{name: given})
+    options = {"radius": 0.1, "tol": 1.0, **SMALL}
+    assert len(local_entropy_trajectory(f, points, method="smc", pairs=pairs, **options, generator=seeded(0))) == 2
 
 
 def test_points_of_another_dtype_are_taken_as_those_of_the_objective():
     f = tiny_objective()
     rough = torch.stack([f.theta, 2 * f.theta]).float()
     found, exact = (
-        local_entropy_along(f, points, radius=0.1, method="monte_carlo", generator=seeded(0))
+        local_entropy_trajectory(f, points, radius=0.1, method="monte_carlo", generator=seeded(0))
         for points in (rough, rough.double())
     )
     for one, other in zip(found, exact, strict=True):
@@ -118,7 +120,7 @@ def test_whichever_point_breaks_down_is_told():
 
     f = Overflows(symmetric([3.0, 1.0, 0.5]), torch.ones(3, dtype=DOUBLE))
     with pytest.raises(FloatingPointError) as caught:
-        local_entropy_along(f, torch.zeros(2, 3, dtype=DOUBLE), radius=0.1)
+        local_entropy_trajectory(f, torch.zeros(2, 3, dtype=DOUBLE), radius=0.1)
     assert caught.value.__notes__ == ["this was at points[0] of 2"]
 
 
@@ -136,7 +138,7 @@ def _skewed():
     return f, x, gamma, beta, shift
 
 
-def test_the_tempered_gradient_is_the_direction_that_entropy_sgd_follows_at_the_same_temperature():
+def test_the_gradient_by_smc_is_the_direction_that_entropy_sgd_follows_at_the_same_temperature():
     f, x, gamma, beta, shift = _skewed()
 
     # many inner chains at once: each row of x' is one of its own
@@ -165,7 +167,7 @@ def test_the_tempered_gradient_is_the_direction_that_entropy_sgd_follows_at_the_
     followed = -(x - mu.mean(0))  # the gradient over beta gamma
     error = mu.std(0) / chains**0.5
 
-    found = local_entropy(f, x, gamma=gamma, beta=beta, method="tempered", pairs=0, tol=1.0, generator=seeded(1))
+    found = local_entropy(f, x, gamma=gamma, beta=beta, method="smc", pairs=0, tol=1.0, generator=seeded(1))
     measured = found.gradient / (beta * gamma)
 
     # four standard errors, and what steps of eta = 0.1 do: they widen the chain by about eta (lambda + gamma) / 2 = 3 %
