@@ -5,16 +5,16 @@ on a ``__dict__`` of ours, in which our tensors stand where theirs do. Then it h
 happened. A deep copy cannot do this: closures, bound methods and compiled forwards would go on reading the original's
 weights, and networks that keep activations cannot be copied.
 
-Our dictionaries are as the user's were when the objective was made, with containers copied, and are made anew for each
-evaluation: what forward leaves behind as an attribute, in a list or in a buffer, is forgotten, so that f is a function.
-State that forward keeps in other Python objects is not ours to put back.
+Our dictionaries are as the user's were when the objective was made, and are made anew for each evaluation; what is in
+the containers that modules hold is exchanged, too. So what forward leaves behind as an attribute, in a list or in a
+buffer, is forgotten, and f is a function. State that forward keeps in other Python objects is not ours to put back.
 
 Not thread-safe: while one thread evaluates, the network is lent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -23,14 +23,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from landscape.checkpoints import Checkpoint
-from landscape.objective.acceptance import HALF, check_initialised, check_memory, checked_dtype
-from landscape.objective.containers import CONTAINERS, found, own_copy, parameter_like, renewed, same_bits
+from landscape.objective.acceptance import HALF, can_be_owned, check_initialised, check_memory, checked_dtype
+from landscape.objective.containers import Held, anew, every, held_by, own_copy, owned, parameter_like, same_bits, which
 from landscape.objective.modes import EMBEDDINGS, mode_of, settings_of
 from landscape.parameters import ParameterSpace
 
 __all__ = ["Network"]
-
-_HOOKS = frozenset(vars(nn.Module())) - {"_parameters", "_buffers", "_modules"}
 
 
 class Network:
@@ -67,7 +65,9 @@ class Network:
     ) -> None:
         check_initialised(model)
         self.model = model
-        self.modules = list(dict.fromkeys(m for root in (model, *others) for m in root.modules()))
+        further = dict.fromkeys(m for root in others for m in root.modules() if can_be_owned(m))
+        self.modules = list(dict.fromkeys((*model.modules(), *further)))
+        self.made_anew: set[type[nn.Module]] = set()  # of modules: forward makes some at each call
         self.space = ParameterSpace.of(model)
         named = dict(model.named_parameters())
         theirs = [named[name] for name in self.space.names]
@@ -76,48 +76,68 @@ class Network:
         self.converted = dtype is not None or theirs[0].dtype in HALF
         self._kinds = [type(m) for m in self.modules]
         self._scripted = [_scripted_tensors(m) for m in self.modules]
+        self._arrays: set[int] = set()  # which forward writes into
         states = [dict(vars(m)) for m in self.modules]
-        self._take(states, theirs, self.dtype if self.converted else None)
-        self._set(training)
+        self._take(states, held_by(states), theirs, self.dtype if self.converted else None)
+        self._training = training
+        self._flags: list[tuple[Any, bool]] = []  # of ScriptModules, outside Python
+        self._set(set(self.modules))
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def _take(self, states: list[dict[str, Any]], theta: Sequence[Tensor], dtype: torch.dtype | None) -> None:
-        """Own copies of all tensors in ``states``, those of ``theta`` as views of one vector."""
+    def _take(
+        self, states: list[dict[str, Any]], held: list[Held], theta: Sequence[Tensor], dtype: torch.dtype | None
+    ) -> None:
+        """Own copies of all tensors in ``states`` and ``held``, those of ``theta`` as views of one vector."""
         self.flat = torch.cat([p.detach().reshape(-1) for p in theta]).to(dtype or theta[0].dtype, copy=True)
         views = self.space.views(self.flat).values()
         self.weights = [parameter_like(view, given) for view, given in zip(views, theta, strict=True)]
         ours: dict[int, Any] = {id(p): own for p, own in zip(theta, self.weights, strict=True)}
-        for tensor in _tensors([*states, self._scripted]):
-            if id(tensor) not in ours:
-                ours[id(tensor)] = own_copy(tensor, dtype)
-        self._states = [{key: renewed(value, ours) for key, value in state.items()} for state in states]
-        self._scripted = [{name: ours[id(t)] for name, t in tensors.items()} for tensors in self._scripted]
+        self._states, self._held = owned([*states, *self._scripted], held, ours, dtype)
+        self._states, self._scripted = self._states[: len(states)], self._states[len(states) :]
         self._moving: set[int] = set()
         self._index()
 
     def _index(self) -> None:
         """What an evaluation has to copy and to watch."""
         theta = {id(w) for w in self.weights}
-        tensors = {id(t): t for t in _tensors([*self._states, self._scripted])}
-        self._others = [t for key, t in tensors.items() if key not in theta]
-        self._generators = list(found(self._states, torch.Generator))
-        self._mutable = [
-            [
-                (key, any(type(item) in CONTAINERS for item in (value.values() if isinstance(value, dict) else value)))
-                for key, value in state.items()
-                if type(value) in CONTAINERS and key not in _HOOKS and type(value) is not tuple
-            ]
-            for state in self._states
-        ]
+        self._others = [t for t in _in_order(self) if id(t) not in theta]
+        self._generators = list(every(torch.Generator, self._states, self._held))
+        self._which = which(self._states, self._held)
 
-    def _set(self, training: bool) -> None:
-        self._flags: list[tuple[Any, bool]] = []  # of ScriptModules, outside Python
+    def _set(self, modules: Collection[nn.Module]) -> None:
         for module, state in zip(self.modules, self._states, strict=True):
+            if module not in modules:
+                continue
             if not isinstance(module, torch.jit.ScriptModule):
-                state.update(settings_of(module), training=mode_of(module, training))
+                state.update(settings_of(module), training=mode_of(module, self._training))
             elif module._c.hasattr("training"):
-                self._flags.append((module._c, mode_of(module, training)))
+                self._flags.append((module._c, mode_of(module, self._training)))
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def take_in(self, module: nn.Module) -> None:
+        """Own a module, and those in it, from now on.
+
+        Raises:
+            ValueError: its tensors cannot be.
+        """
+        check_initialised(module, f"a {type(module).__name__} that forward or the loss calls")
+        new = [m for m in module.modules() if m not in set(self.modules)]
+        ours: dict[int, Any] = {id(t): t for t in (*self.weights, *self._others)}
+        for theirs, state in zip(self.modules, self._states, strict=True):
+            for key in ("_parameters", "_buffers"):  # which it may have in common with what is owned
+                own = state.get(key, {})
+                ours.update((id(t), own[name]) for name, t in vars(theirs).get(key, {}).items() if name in own)
+        states, known = [dict(vars(m)) for m in new], {id(h.container) for h in self._held}
+        held = [*self._held, *(h for h in held_by(states) if id(h.container) not in known)]
+        scripted = [_scripted_tensors(m) for m in new]
+        states, self._held = owned([*states, *scripted], held, ours, self.dtype if self.converted else None)
+        self.modules, self._kinds = [*self.modules, *new], [*self._kinds, *map(type, new)]
+        self._states, self._scripted = [*self._states, *states[: len(new)]], [*self._scripted, *states[len(new) :]]
+        self._flags = [*self._flags]
+        self._set(set(new))
+        self._index()
 
     # --- lending --------------------------------------------------------------------------------------------------
 
@@ -157,13 +177,17 @@ class Network:
         self._check_kinds()
         versions = [t._version for t in self._others]
         theirs = [vars(m) for m in self.modules]
+        held = [h for h in self._held if probe or not h.array or id(h.container) in self._arrays]
+        contents = [h.now() for h in held]
         cached = parametrize._cache, parametrize._cache_enabled
         scripted = [{name: m._c.getattr(name) for name in t} for m, t in self._script()]
         flags = [c.getattr("training") for c, _ in self._flags]
         try:
             try:
-                for module, state in zip(self.modules, self._fresh(swaps), strict=True):
+                for module, state in zip(self.modules, anew(self._states, self._which, swaps), strict=True):
                     object.__setattr__(module, "__dict__", state)
+                for one in held:
+                    one.put(one.with_swaps(swaps))
                 for module, tensors in self._script():
                     for name, own in tensors.items():
                         module._c.setattr(name, swaps.get(id(own), own))
@@ -172,10 +196,12 @@ class Network:
                 parametrize._cache, parametrize._cache_enabled = {}, 0  # of the user's own weights
                 yield
                 self._adopt(set(adopt))
+                if probe:
+                    self._arrays |= {id(h.container) for h in held if h.array and not h.has(h.content)}
             finally:
-                self._give_back(theirs, scripted, flags)
+                self._give_back(theirs, held, contents, scripted, flags)
         finally:  # again, where Ctrl-C came in between
-            self._give_back(theirs, scripted, flags)
+            self._give_back(theirs, held, contents, scripted, flags)
             parametrize._cache, parametrize._cache_enabled = cached
         if probe:
             # by way of .data a buffer may move without a version
@@ -186,30 +212,32 @@ class Network:
                 "a function of theta: make the objective anew, with data for which forward does the same"
             )
 
-    def _fresh(self, swaps: Mapping[int, Any]) -> Iterator[dict[str, Any]]:
-        for state, mutable in zip(self._states, self._mutable, strict=True):
-            new = state.copy()
-            for key, nested in mutable:
-                new[key] = renewed(new[key], swaps) if swaps or nested else new[key].copy()
-            if swaps:
-                for key, value in state.items():
-                    if id(value) in swaps:
-                        new[key] = swaps[id(value)]
-            yield new
-
     def _adopt(self, modules: set[nn.Module]) -> None:
         if modules:
             moving = [i for i, t in enumerate(_in_order(self)) if id(t) in self._moving]
             for module, state in zip(self.modules, self._states, strict=True):
                 if module in modules:
                     state.update(vars(module))
+            now = held_by(
+                [state for module, state in zip(self.modules, self._states, strict=True) if module in modules]
+            )
+            self._held = list({id(h.container): h for h in (*self._held, *now)}.values())
             tensors = _in_order(self)
             self._moving = {id(tensors[i]) for i in moving}
             self._index()
 
-    def _give_back(self, theirs: Sequence[dict], scripted: Sequence[dict], flags: Sequence[bool]) -> None:
+    def _give_back(
+        self,
+        theirs: Sequence[dict],
+        held: Sequence[Held],
+        contents: Sequence[Any],
+        scripted: Sequence[dict],
+        flags: Sequence[bool],
+    ) -> None:
         for module, state in zip(self.modules, theirs, strict=True):
             object.__setattr__(module, "__dict__", state)
+        for one, content in zip(held, contents, strict=True):
+            one.put(content)
         for (module, _), tensors in zip(self._script(), scripted, strict=True):
             for name, tensor in tensors.items():
                 module._c.setattr(name, tensor)
@@ -273,9 +301,10 @@ class Network:
         other.model, other.modules, other._kinds = self.model, self.modules, self._kinds
         other.space = self.space if space is None else space
         other.dtype, other.converted = dtype or self.dtype, self.converted or dtype is not None
-        other._scripted, other._flags = self._scripted, self._flags
+        other._scripted, other._flags, other._arrays = self._scripted, self._flags, self._arrays
+        other._training, other.made_anew = self._training, self.made_anew
         own = dict(zip(self.space.names, self.weights, strict=True))
-        other._take(self._states, [own[name] for name in other.space.names], dtype)
+        other._take(self._states, self._held, [own[name] for name in other.space.names], dtype)
         moving = [i for i, t in enumerate(_in_order(self)) if id(t) in self._moving]
         tensors = _in_order(other)
         other._moving = {id(tensors[i]) for i in moving}
@@ -320,11 +349,7 @@ class Network:
 
 
 def _in_order(network: Network) -> list[Tensor]:
-    return list({id(t): t for t in _tensors([*network._states, network._scripted])}.values())
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    return found(value, Tensor)
+    return list({id(t): t for t in every(Tensor, [*network._states, *network._scripted], network._held)}.values())
 
 
 def _scripted_tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -50,6 +50,7 @@ def move_to(f: ModelObjective, checkpoint: Checkpoint, *, spectral: bool = False
     f._curvature.forget()
     told = f._network.load(checkpoint)  # the parameters are views of the flat vector, which so moves with them
     f.theta, f.told = f._network.flat.clone(), (*checkpoint.notes, *told)
+    f._evaluation.moved()
     if spectral:
         f._evaluation.find_spectral_vectors()
     f._recalibrate()
