@@ -1,5 +1,7 @@
 """Networks with ways of their own to save and to load: what is loaded is what was saved, else it is refused."""
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -263,3 +265,82 @@ def test_a_state_that_is_no_tensors_by_name_is_refused():
             Checkpoint.of(network)
         with pytest.raises(ValueError, match=f"state_dict of {kind.__name__} {told}"):
             Checkpoint("a", Network(0).state_dict()).load_into(network)
+
+
+# --- names of before ---------------------------------------------------------------------------------
+
+
+def _normed(norm: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(norm(nn.Linear(4, 5)), nn.Tanh(), nn.Sequential(norm(nn.Linear(5, 3))))
+
+
+class _Renaming(nn.Module):
+    """By a hook, and by a method of its own in a part; with another layout of one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part, self.scale = _RenamingPart(), nn.Parameter(torch.ones(1, 3))
+        self._register_load_state_dict_pre_hook(self._renamed)
+
+    def _renamed(self, state: dict, prefix: str, *_: object) -> None:
+        for name in [name for name in state if name.startswith(f"{prefix}block.")]:
+            state[name.replace("block.", "part.", 1)] = state.pop(name)
+        if state[f"{prefix}scale"].dim() == 1:
+            state[f"{prefix}scale"] = state[f"{prefix}scale"][None]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.part(x) * self.scale
+
+
+class _RenamingPart(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(4, 3)
+
+    def _load_from_state_dict(self, state: dict, prefix: str, *args: object) -> None:
+        if f"{prefix}kernel" in state:
+            state[f"{prefix}weight"] = state.pop(f"{prefix}kernel")
+        super()._load_from_state_dict(state, prefix, *args)
+
+
+@pytest.mark.parametrize("prefix", ["", "net.", "module."])
+@pytest.mark.parametrize("kind", ["weight norm", "renamed", "layout"])
+def test_names_of_before_are_taken_as_the_networks_hooks_take_them(kind: str, prefix: str) -> None:
+    if kind == "weight norm":
+        with pytest.warns(FutureWarning, match="weight_norm"):
+            saved = _normed(nn.utils.weight_norm).state_dict()
+        model = _normed(nn.utils.parametrizations.weight_norm)
+    elif kind == "renamed":
+        saved = {"block.kernel": torch.randn(3, 4), "block.bias": torch.randn(3), "scale": torch.randn(1, 3)}
+        model = _Renaming()
+    else:
+        saved = {"part.weight": torch.randn(3, 4), "part.bias": torch.randn(3), "scale": torch.randn(3)}
+        model = _Renaming()
+    saved = {name: tensor + 0.1 for name, tensor in saved.items()}
+    by_torch = copy.deepcopy(model)
+    by_torch.load_state_dict(saved)
+    before = copy.deepcopy(model.state_dict())
+    x, y = torch.randn(12, 4), torch.arange(12) % 3
+    f = ModelObjective(model, nn.CrossEntropyLoss(), (x, y))
+    g = f.at(Checkpoint("old", {prefix + name: tensor for name, tensor in saved.items()}))
+    assert g.value(g.theta) == pytest.approx(float(nn.CrossEntropyLoss()(by_torch(x), y).detach()), rel=1e-6)
+    assert any("names of before" in told for told in g.told)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    Checkpoint("old", {prefix + name: tensor for name, tensor in saved.items()}).load_into(model)
+    assert all(torch.equal(tensor, by_torch.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+def test_what_no_hook_knows_is_refused_and_the_network_unchanged() -> None:
+    model = _Renaming()
+    before = copy.deepcopy(model.state_dict())
+    quantised = torch.quantize_per_tensor(torch.randn(3, 4), 0.1, 0, torch.qint8)
+    for tensors in (
+        {"block.kernel": torch.randn(3, 4), "scale": torch.randn(3)},
+        {"a.weight_g": torch.randn(3, 1)},
+        {"block.kernel": torch.randn(2, 4), "block.bias": torch.randn(3), "scale": torch.randn(3)},
+        {**before, "part.weight": quantised},
+    ):
+        with pytest.raises(ValueError, match=r"^checkpoint 'other' does not fit"):
+            Checkpoint("other", tensors).load_into(model)
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.checkpoints.fitting import fit, tied_names
-from landscape.checkpoints.loading import load, state_of
+from landscape.checkpoints.loading import brought_up_to_date, load, state_of
 from landscape.checkpoints.values import bytes_of
 
 __all__ = ["Checkpoint"]
@@ -93,6 +94,7 @@ class Checkpoint:
     def load_into(self, model: nn.Module) -> tuple[str, ...]:
         """Copy all tensors into ``model``, whose dtypes stay, and tell what was done: see ``fitted``.
 
+        Names of before, such as those of the older weight normalisation, are taken as the model's hooks take them.
         Where the model's ``state_dict`` leaves out some of its tensors, as adapters' do, these stay as they are.
 
         Raises:
@@ -100,7 +102,18 @@ class Checkpoint:
                 not take what its ``state_dict`` gives; the model is then unchanged.
         """
         state, of = state_of(model), type(model).__name__
-        values, notes = self.fitted(state, aliases=tied_names(state), of=of)
+        aliases = tied_names(state)
+        try:
+            values, notes = self.fitted(state, aliases=aliases, of=of)
+        except ValueError:
+            # names of before, which the network's own hooks know
+            for tensors in brought_up_to_date(model, state, self.tensors):
+                with suppress(ValueError):
+                    values, notes = Checkpoint(self.name, tensors).fitted(state, aliases=aliases, of=of)
+                    notes = (*notes, "names of before are brought up to date by the network's own load_state_dict")
+                    break
+            else:
+                raise
         return (*notes, *load(model, state, values, f"checkpoint {self.name!r} does not fit {of}"))
 
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from landscape.checkpoints.fitting import is_extra_state
-from landscape.checkpoints.names import few
+from landscape.checkpoints.names import Reading, few, readings
 from landscape.checkpoints.values import equal
 
-__all__ = ["load", "state_of"]
+__all__ = ["brought_up_to_date", "load", "state_of"]
 
 _WAYS = ("state_dict", "load_state_dict", "_save_to_state_dict", "_load_from_state_dict")
 _HOOKS = (
@@ -75,6 +75,44 @@ def load(model: nn.Module, state: Mapping[str, Any], values: Mapping[str, Any], 
         raise
     left_out = before.left_out(state)
     return [f"what the network's state_dict leaves out stays its own: {few(left_out)}"] if left_out else []
+
+
+def brought_up_to_date(
+    model: nn.Module, state: Mapping[str, Any], tensors: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """The entries of a file as the modules' hooks and ``_load_from_state_dict`` rename and convert them.
+
+    One after the other for each prefix that may stand before the names of the file or of the network, and only where
+    modules have such a say. The model is unchanged.
+
+    Args:
+        model: whose modules.
+        state: its own, by ``state_of``.
+        tensors: the file's.
+    """
+    having = [(name, m) for name, m in model.named_modules() if _renames(m)]
+    if not having:
+        return
+    before = _Before(model)
+    for reading in (Reading(), *readings(state, tensors)):
+        entries = dict(tensors)
+        try:
+            for name, module in having:
+                module._load_from_state_dict(entries, reading.entry(f"{name}." if name else ""), {}, True, [], [], [])
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # the network's own code may fail in any way at what is not meant for it
+            continue
+        finally:
+            before.restore()
+        yield entries
+
+
+def _renames(module: nn.Module) -> bool:
+    if not isinstance(module._parameters, dict):  # TorchScript
+        return False
+    own = type(module)._load_from_state_dict is not nn.Module._load_from_state_dict
+    return own or "_load_from_state_dict" in vars(module) or bool(module._load_state_dict_pre_hooks)
 
 
 class _Before:

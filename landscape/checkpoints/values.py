@@ -10,6 +10,8 @@ __all__ = ["bytes_of", "effect_of", "equal", "named"]
 
 def bytes_of(tensor: Tensor) -> Tensor:
     """Its entries as they are stored, one after the other: NaNs too can be compared."""
+    if tensor.is_quantized:  # whose memory cannot be looked at as bytes
+        tensor = tensor.dequantize()
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
 
 
@@ -20,7 +22,7 @@ def equal(a: Tensor, b: Tensor) -> bool:
 
 def effect_of(value: Tensor, dtype: torch.dtype) -> str:
     """What becomes of the values in another dtype, or nothing if they are lost."""
-    if value.is_complex() != dtype.is_complex:
+    if value.is_complex() != dtype.is_complex or value.is_quantized:
         return ""
     converted = value.to(dtype)
     if equal(converted.to(value.dtype), value):

@@ -12,14 +12,26 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from landscape.objective.containers import found
 from landscape.objective.modes import EMBEDDINGS
 
-__all__ = ["HALF", "check_initialised", "check_memory", "checked_dtype"]
+__all__ = ["HALF", "can_be_owned", "check_initialised", "check_memory", "checked_dtype"]
 
 # evaluated in float32: their rounding would be most of a second derivative
 HALF = (torch.float16, torch.bfloat16)
 
 
-def check_initialised(model: nn.Module) -> None:
+def can_be_owned(module: nn.Module) -> bool:
+    """Whether all of the module's own tensors have a shape, values and memory of their own."""
+    own = (*getattr(module, "_parameters", {}).values(), *getattr(module, "_buffers", {}).values())
+    return not any(
+        t is not None and (is_lazy(t) or t.is_meta or t.is_quantized or is_traceable_wrapper_subclass(t)) for t in own
+    )
+
+
+def check_initialised(model: nn.Module, what: str = "model") -> None:
     """Refuse what is no module, or one whose tensors have no shape, no values or no memory of their own.
+
+    Args:
+        model: the one.
+        what: what errors call it.
 
     Raises:
         TypeError, ValueError: it is.
@@ -33,19 +45,23 @@ def check_initialised(model: nn.Module) -> None:
     lazy = [name for name, t in tensors if is_lazy(t)]
     if lazy:
         raise ValueError(
-            f"model has parameters without a shape yet, {', '.join(lazy[:5])}: run it once on a batch, so that its "
+            f"{what} has parameters without a shape yet, {', '.join(lazy[:5])}: run it once on a batch, so that its "
             "lazy modules are initialised"
         )
     empty = [name for name, t in tensors if t.is_meta]
     if empty:
         raise ValueError(
-            f"model has tensors on the meta device, which has no values, {', '.join(empty[:5])}: build it on a real "
+            f"{what} has tensors on the meta device, which has no values, {', '.join(empty[:5])}: build it on a real "
             "one, or load its weights with load_state_dict(..., assign=True)"
         )
-    wrapped = [f"{name} ({type(t).__name__})" for name, t in tensors if is_traceable_wrapper_subclass(t)]
+    wrapped = [
+        f"{name} ({t.dtype if t.is_quantized else type(t).__name__})"
+        for name, t in tensors
+        if t.is_quantized or is_traceable_wrapper_subclass(t)
+    ]
     if wrapped:
         raise ValueError(
-            f"model has tensors that are made of others, {', '.join(wrapped[:5])}: give it plain ones, such as the "
+            f"{what} has tensors that are made of others, {', '.join(wrapped[:5])}: give it plain ones, such as the "
             "full_tensor() of a distributed or the dequantize() of a quantised one"
         )
 

@@ -25,6 +25,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 __all__ = [
     "can_be_split",
+    "children",
     "digest",
     "has_rows",
     "holds_tensors",
@@ -77,7 +78,7 @@ def _items(batch: Any) -> Iterator[Any]:
     """What is in it, with lists and tuples within as they are."""
     if isinstance(batch, Tensor | PackedSequence):
         yield batch
-    for item in _children(batch):
+    for item in children(batch):
         if _is_nested(item) or not _is_container(item):
             yield item
         else:
@@ -115,7 +116,7 @@ def _splits(item: Any, rows: int) -> bool:
         return False
     if isinstance(item, list) and not all(isinstance(each, Tensor) for each in item):
         return False
-    return all(_splits(each, rows) for each in _children(item))
+    return all(_splits(each, rows) for each in children(item))
 
 
 def mapped(function: Callable[[Tensor], Any], item: Any) -> Any:
@@ -154,7 +155,7 @@ def tensors_in(batch: Any) -> Iterator[Tensor]:
         yield batch.data
         yield batch.batch_sizes.sum()  # of no dimension, as none counts examples
     else:
-        for item in _children(batch):
+        for item in children(batch):
             yield from tensors_in(item)
 
 
@@ -164,7 +165,7 @@ def _is_container(item: Any) -> bool:
     return isinstance(item, Mapping | list | tuple) or holds_tensors(item)
 
 
-def _children(item: Any) -> Iterable[Any]:
+def children(item: Any) -> Iterable[Any]:
     """What a container holds; nothing where it is none."""
     if not _is_container(item):
         return ()

@@ -7,16 +7,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from landscape.objective.batches import can_be_split, rows_of, tensors_in
+from landscape.objective.generators import generators_kept, state_of_generators
+from landscape.objective.kernels import Kernels
+from landscape.objective.network import Network
 from landscape.objective.parts import taken, together
 
-__all__ = ["check_function", "check_mean_over_examples", "refused_clearly", "same"]
+__all__ = [
+    "FIRST",
+    "check_elsewhere",
+    "check_function",
+    "check_mean_over_examples",
+    "checked_for_draws",
+    "refused_clearly",
+    "same",
+]
+
+_T = TypeVar("_T")
+FIRST = "the first batch of data"
 
 
 def check_function(one: float, other: float, dtype: torch.dtype, *, frozen: bool) -> None:
@@ -39,48 +54,112 @@ def check_function(one: float, other: float, dtype: torch.dtype, *, frozen: bool
     )
 
 
+def check_elsewhere(value: float, value_again: Callable[[], float], network: Network, *, frozen: bool) -> None:
+    """The same at other weights where the loss is next to zero, so that rounding might hide the difference.
+
+    Raises:
+        ValueError: two values differ there.
+    """
+    if not _is_small(value, network.dtype):
+        return
+    with _elsewhere(network):
+        try:
+            one, other = value_again(), value_again()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # of a network that takes no such weights nothing is told
+            return
+    check_function(one, other, network.dtype, frozen=frozen)
+
+
+def checked_for_draws(
+    observed: Callable[[], _T],
+    again: Callable[[], _T],
+    number: Callable[[_T], float],
+    kernels: Kernels,
+    network: Network,
+) -> _T:
+    """``observed()``; where random numbers are drawn in it, the user's generators are put back.
+
+    Args:
+        observed: evaluates a batch.
+        again: the same, another time, for which random numbers are drawn on.
+        number: what in their results must be one.
+        kernels: which learn that there are draws.
+        network: at theta.
+
+    Raises:
+        ValueError: the numbers differ.
+    """
+    drew = kernels.draws
+    try:
+        with generators_kept():
+            before, kernels.draws = state_of_generators(), False
+            result = observed()
+            if state_of_generators() != before:
+                drew, value = True, number(result)
+                check_function(value, number(again()), network.dtype, frozen=False)
+                check_elsewhere(value, lambda: number(again()), network, frozen=False)
+    finally:
+        kernels.draws = drew
+    return result
+
+
 def check_mean_over_examples(
     value_of: Callable[[Any], float],
     weight_of: Callable[[Any], float],
-    batches: list[tuple[Any, float]],
-    dtype: torch.dtype,
-) -> None:
+    batches: list[Any],
+    network: Network,
+) -> Any:
     """Refuse a loss of a batch that is not the mean over its examples, on some examples of all batches.
 
     Args:
         value_of: the loss of a batch.
         weight_of: how many examples it weighs.
-        batches: each with its weight; those that cannot be split are passed over.
-        dtype: of theta, which the tolerance follows.
+        batches: those that cannot be split are passed over.
+        network: at theta, whose dtype the tolerance follows.
+
+    Returns:
+        The examples; None where there are not two that are alike.
 
     Raises:
         ValueError: it is not, or a part cannot be evaluated.
     """
-    whole = _sample([batch for batch, _ in batches])
+    whole, dtype = _sample(batches), network.dtype
     if whole is None:
-        return
+        return None
     rows = rows_of(whole) or 0
     first = max(1, rows // 3)
     parts = [taken(whole, index) for index in torch.arange(rows).split([first, rows - first])]
     weights = [weight_of(part) for part in parts]
     total = weight_of(whole)
     if not all(weight > 0 for weight in weights):
-        return
+        return whole
     try:
         value, values = value_of(whole), [value_of(part) for part in parts]
     except torch.OutOfMemoryError:
         raise
     except Exception as cause:
+        for batch in batches:
+            value_of(batch)  # where that cannot be evaluated either, splitting is not to blame
         raise ValueError(
             f"some examples of a batch cannot be evaluated without the others ({type(cause).__name__}: {cause}): give "
             "whole_batches=True, which takes each batch as it is and never splits it"
         ) from cause
+    if _is_small(value, dtype):
+        with _elsewhere(network):
+            try:
+                value, values = value_of(whole), [value_of(part) for part in parts]
+            except torch.OutOfMemoryError:
+                raise
+            except Exception:
+                return whole
     mean = sum(weight * part for weight, part in zip(weights, values, strict=True)) / total
     # other sizes are summed in other orders, and layers enlarge what that changes; half of the digits are left. Many
     # networks and losses calculate in float32 within, whatever they are in
     tolerance = max(torch.finfo(dtype).eps ** 0.5, 1e-6)
     if not math.isfinite(value) or same(value, mean, dtype, tolerance):
-        return
+        return whole
     told = f"the loss of {rows} examples is {value:.6g}, but the weighted mean of its parts ({values[0]:.6g} of "
     told += f"{weights[0]:g} and {values[1]:.6g} of {weights[1]:g}) is {mean:.6g}"
     if same(value, sum(values), dtype, tolerance):
@@ -94,8 +173,8 @@ def check_mean_over_examples(
     )
 
 
-def refused_clearly(cause: Exception, batch: Any, dtype: torch.dtype) -> Exception:
-    """What to raise where the first batch cannot be evaluated: ours as it is, others with what they are about."""
+def refused_clearly(cause: Exception, batch: Any, dtype: torch.dtype, which: str = FIRST) -> Exception:
+    """What to raise where a batch cannot be evaluated: ours as it is, others with what they are about."""
     trace = cause.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -104,8 +183,11 @@ def refused_clearly(cause: Exception, batch: Any, dtype: torch.dtype) -> Excepti
         return cause
     others = {str(t.dtype) for t in tensors_in(batch) if t.is_floating_point() and t.dtype != dtype}
     hint = f" The network is in {dtype} and data holds {', '.join(sorted(others))}: convert one." if others else ""
+    told = f"{which} cannot be evaluated ({type(cause).__name__}: {cause}).{hint}"
+    if which != FIRST:
+        return ValueError(f"{told} Leave it out of the data, or let forward and loss take it as they do the others")
     return ValueError(
-        f"the first batch of data cannot be evaluated ({type(cause).__name__}: {cause}).{hint} By default forward is "
+        f"{told} By default forward is "
         "model(inputs) for tuples and tensors and model(**batch) for mappings, a criterion is called as loss(outputs, "
         "targets) and any other loss as loss(outputs, batch): give forward= or loss= to have it otherwise"
     )
@@ -114,7 +196,7 @@ def refused_clearly(cause: Exception, batch: Any, dtype: torch.dtype) -> Excepti
 # to be sorted: more are images
 _MOST_ENTRIES = 10_000_000
 # where errors are raised that say what they are about
-_OURS = ("landscape.objective.loss", "landscape.objective.batches", "landscape.objective.evaluation")
+_OURS = tuple(f"landscape.objective.{name}" for name in ("batches", "checks", "evaluation", "loss"))
 
 
 def same(one: float, other: float, dtype: torch.dtype, tolerance: float | None = None) -> bool:
@@ -124,6 +206,26 @@ def same(one: float, other: float, dtype: torch.dtype, tolerance: float | None =
     eps = torch.finfo(dtype).eps
     # a loss near zero is the difference of terms of about one
     return abs(one - other) <= (tolerance or 1e3 * eps) * max(abs(one), abs(other)) + 10 * eps
+
+
+def _is_small(value: float, dtype: torch.dtype) -> bool:
+    """Whether a loss is next to what :func:`same` passes over in one that is near zero."""
+    return abs(value) < 1e3 * torch.finfo(dtype).eps
+
+
+@contextmanager
+def _elsewhere(network: Network) -> Iterator[None]:
+    """Within it the network has weights about as large as initial ones are, at which few losses are next to zero."""
+    before, generator = network.flat.clone(), torch.Generator().manual_seed(0)
+    try:
+        with torch.no_grad():
+            for view in network.space.views(network.flat).values():
+                inputs = view[0].numel() if view.dim() and len(view) else 1
+                view.add_(torch.randn(view.shape, generator=generator).to(view), alpha=max(inputs, 1) ** -0.5)
+        yield
+    finally:
+        with torch.no_grad():
+            network.flat.copy_(before)
 
 
 def _sample(batches: list[Any]) -> Any:

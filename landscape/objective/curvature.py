@@ -51,13 +51,17 @@ class Curvature:
         space = self._evaluation.network.space
         directions = list(space.views(v).values())
 
+        # all of them before the first graph is kept, since the checks may move theta for a while
+        for batch, _ in self._batches:
+            self._evaluation.meet(batch)
+
         def pieces(i: int) -> Sequence[Tensor]:
             try:
-                self._evaluation.meet(self._batches[i][0])
                 return products.apply(i, directions)
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as cause:
+                self._evaluation.value_on(self._batches[i][0])  # which raises what is no matter of derivatives
                 raise ValueError(
                     f"the network cannot be differentiated twice ({cause}): replace the operation, or where it changes "
                     "a tensor in place, write it out of place"

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.objective.checks import check_function, refused_clearly, same
+from landscape.objective.checks import check_elsewhere, check_function, refused_clearly, same
 from landscape.objective.containers import found
 from landscape.objective.kernels import Kernels, with_graph
+from landscape.objective.named import originals
 from landscape.objective.network import Network
-from landscape.objective.observation import PaddedRows, holds_older_nodes, next_node, originals_in
+from landscape.objective.observation import PaddedRows, goes_on_from, nodes_of, originals_in
 from landscape.sums import dot, norm
 
 __all__ = ["Found", "examine"]
@@ -59,7 +60,7 @@ def examine(
         ValueError: the batch cannot be evaluated; two evaluations differ; the loss depends on the user's parameters
             in ways that cannot be exchanged; forward moves its own weights.
     """
-    before, originals = network.flat.clone(), network.originals()
+    before, theirs = network.flat.clone(), originals(network)
     padded = PaddedRows({id(w): name for name, w in zip(network.space.names, network.weights, strict=True)})
     try:
         with padded:
@@ -80,14 +81,13 @@ def examine(
             "they are no longer those of theta: take that out of forward"
         )
     unused = tuple(name for name, g in zip(network.space.names, gradients, strict=False) if g is None)
-    _name_unused(network, unused, originals)
-    value = float(loss.detach())
+    _name_unused(network, unused, theirs)
+    value, nodes = float(loss.detach()), nodes_of(loss)
 
     def value_again() -> float:
-        since = next_node()
         with network.lent(), kernels.running():
             again = loss_on(batch)
-        if holds_older_nodes(again, since):
+        if goes_on_from(again, nodes):
             raise ValueError(
                 "forward goes on from what it calculated in an earlier call and keeps, as in a cache, so that f does "
                 "not follow theta: let it calculate that each time"
@@ -95,6 +95,7 @@ def examine(
         return float(again.detach())
 
     needs_graph = _needs_graph(value_again, value, network.dtype, frozen)
+    check_elsewhere(value, value_again, network, frozen=frozen)
     if gradients:
         _check_gradient(network, gradients, value, value_again)
     rows = {}
@@ -107,14 +108,14 @@ def examine(
     return Found(needs_graph=needs_graph, padded=rows)
 
 
-def _name_unused(network: Network, unused: tuple[str, ...], originals: dict[str, Tensor]) -> None:
+def _name_unused(network: Network, unused: tuple[str, ...], theirs: dict[str, Tensor]) -> None:
     """Refuse what was calculated from an unused parameter before and is kept; warn of what else may be so.
 
     Raises:
         ValueError: a tensor that the network keeps was calculated from one.
     """
     kept = (t for m in network.modules for t in found(dict(vars(m)), Tensor) if t.grad_fn is not None)
-    stale = sorted({name for tensor in kept for name in originals_in(tensor, originals) if name in unused})
+    stale = sorted({name for tensor in kept for name in originals_in(tensor, theirs) if name in unused})
     if stale:
         raise ValueError(
             f"the outputs do not follow theta in {', '.join(stale[:5])}: the network keeps what it calculated from "
@@ -168,8 +169,8 @@ def _check_gradient(
     eps = torch.finfo(torch.float32).eps  # many networks and losses calculate in that within, whatever they are in
     ratios: list[float] = []
     # so short that the loss rises by no more than half of its digits, and a shorter one: what is off by curvature or by
-    # a kink between is off otherwise there
-    for part in (eps**0.5, eps**0.5 / 8):
+    # a kink between is off otherwise there; and one back, which is where theta lies on a kink
+    for part in (eps**0.5, eps**0.5 / 8, -(eps**0.5) / 8):
         length = part * min(max(norm(before), 1.0), scale / max(slope, eps))
         try:
             with torch.no_grad():
@@ -180,15 +181,16 @@ def _check_gradient(
             with torch.no_grad():
                 network.flat.copy_(before)
         # next to a minimum the difference is nothing but rounding, which TF32 makes a thousand times coarser
-        if not told > 1e2 * eps * scale or (before.is_cuda and before.dtype is torch.float32):
+        if not abs(told) > 1e2 * eps * scale or (before.is_cuda and before.dtype is torch.float32):
             return
         ratios.append(rise / told)
         if not abs(ratios[-1] - 1) > _MOST_OFF:
             return
-    if abs(ratios[0] - ratios[1]) <= _MOST_OFF / 5:
+    if max(ratios) - min(ratios) <= _MOST_OFF / 5:
         warnings.warn(
             f"along its gradient f moves by {ratios[1]:.2g} times what the gradient tells. Either forward keeps what "
             "it calculated in an earlier call, at whatever theta that was: let it calculate that each time. Or its "
-            "gradient is none of f, as where it detaches, rounds or reverses: then so is what is derived from it",
+            "gradient is none of f, as where it detaches, rounds or reverses: then so is what is derived from it. Or "
+            "it calculates in half precision, as under autocast, to which so short a step is none: take that out",
             stacklevel=8,
         )

@@ -12,12 +12,14 @@ Calculated so, no pass over the activations remains of it, and none of its first
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from landscape.objective.agreement import agree
 from landscape.objective.network import Network
@@ -66,19 +68,25 @@ class NotFoldedError(RuntimeError):
 
 
 @contextmanager
-def folded(pairs: Sequence[Fold]) -> Iterator[dict[Any, Tensor]]:
+def folded(pairs: Sequence[Fold], *, watched: bool = False) -> Iterator[dict[Any, Tensor]]:
     """Within it the layers of ``pairs`` do the work of their BatchNorm, which does nothing.
 
+    Args:
+        pairs: the ones.
+        watched: whether to see to it that nothing else takes the layers' outputs.
+
     Yields:
-        by BatchNorm layer, its layer's outputs that it has not been given yet.
+        by BatchNorm layer, its layer's outputs that it has not been given yet; and those that something else took.
     """
     pending: dict[Any, Tensor] = {}
+    watch = _Watch(pending) if watched and pairs else None
     try:
         for layer, norm in pairs:
             # on the instances, so that names, parameters and buffers stay where they are
-            layer.forward = partial(_forward, layer, norm, pending)
-            norm.forward = partial(_identity, norm, pending)
-        yield pending
+            layer.forward = partial(_forward, layer, norm, pending, watch)
+            norm.forward = partial(_identity, norm, pending, watch)
+        with watch or nullcontext():
+            yield pending
     finally:
         unfold(pairs)
 
@@ -95,9 +103,11 @@ def _within(pairs: Sequence[Fold], loss: Callable[[], Tensor]) -> Tensor:
         return loss()
 
 
-def _forward(layer: Any, norm: Any, pending: dict[Any, Tensor], x: Tensor) -> Tensor:
-    pending[norm] = _scaled(layer, norm, x)
-    return pending[norm]
+def _forward(layer: Any, norm: Any, pending: dict[Any, Tensor], watch: _Watch | None, x: Tensor) -> Tensor:
+    pending[norm] = outputs = _scaled(layer, norm, x)
+    if watch is not None:
+        watch.outputs[id(outputs)] = outputs
+    return outputs
 
 
 def _scaled(layer: Any, norm: Any, x: Tensor) -> Tensor:
@@ -112,10 +122,40 @@ def _scaled(layer: Any, norm: Any, x: Tensor) -> Tensor:
     return layer._conv_forward(x, weight, shift)
 
 
-def _identity(norm: Any, pending: dict[Any, Tensor], x: Tensor) -> Tensor:
+def _identity(norm: Any, pending: dict[Any, Tensor], watch: _Watch | None, x: Tensor) -> Tensor:
     if pending.pop(norm, None) is not x:
         raise NotFoldedError
-    return x
+    return x if watch is None else watch.copy(x)
+
+
+class _Watch(TorchDispatchMode):
+    """Puts the outputs of layers that an operation reads into ``pending``, under their ``id``."""
+
+    # of higher-order operators, too, some of which refuse all other modes
+    supports_higher_order_operators = True
+
+    @classmethod
+    def is_infra_mode(cls) -> bool:
+        """Whether torch's own compiler may run under it."""
+        return True
+
+    def __init__(self, pending: dict[Any, Tensor]) -> None:
+        super().__init__()
+        self.outputs: dict[int, Tensor] = {}
+        self._pending = pending
+
+    def copy(self, x: Tensor) -> Tensor:
+        """What is taken for the outputs of the BatchNorm: another tensor than those of the layer."""
+        del self.outputs[id(x)]
+        copy = x.clone()
+        self.outputs[id(x)] = x
+        return copy
+
+    def __torch_dispatch__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self._pending.update((id(item), item) for item in tree_leaves((args, kwargs)) if id(item) in self.outputs)
+        return function(*args, **(kwargs or {}))
 
 
 def _seen_one_after_the_other(modules: Sequence[nn.Module], loss: Callable[[], Tensor]) -> list[Fold]:

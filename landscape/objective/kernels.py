@@ -79,6 +79,10 @@ class Kernels:
             other.exchange({}, network)
         return other
 
+    def reaches(self, name: str) -> bool:
+        """Whether that one of the user's is among them."""
+        return name in self._originals
+
     @property
     def exchanges(self) -> bool:
         """Whether there are such."""
@@ -103,7 +107,7 @@ class Kernels:
             if torch.backends.mha.get_fastpath_enabled():  # which values would take and gradients would not
                 torch.backends.mha.set_fastpath_enabled(False)
                 stack.callback(torch.backends.mha.set_fastpath_enabled, True)
-            stack.enter_context(_without_reentrance())
+            stack.enter_context(_checkpointing_again())
             if self._without_dropout:
                 stack.enter_context(_WithoutDropout())
             if self._exchanged:
@@ -111,15 +115,31 @@ class Kernels:
             yield
 
 
+# what these keep serves one backward pass; without them all is calculated again, each time
+_SELECTIVE = [
+    getattr(checkpoint, name)
+    for name in ("_CachingTorchDispatchMode", "_CachedTorchDispatchMode")
+    if hasattr(checkpoint, name)
+]
+
+
 @contextmanager
-def _without_reentrance() -> Iterator[None]:
+def _checkpointing_again() -> Iterator[None]:
     """Activation checkpointing by the way that can be differentiated by ``autograd.grad``, and twice."""
-    theirs = checkpoint.CheckpointFunction
-    checkpoint.CheckpointFunction = _Checkpointed  # type: ignore[misc, assignment]
+    theirs, dispatch = checkpoint.CheckpointFunction, [mode.__torch_dispatch__ for mode in _SELECTIVE]
     try:
+        checkpoint.CheckpointFunction = _Checkpointed  # type: ignore[misc, assignment]
+        for mode in _SELECTIVE:
+            mode.__torch_dispatch__ = _as_it_is
         yield
     finally:
         checkpoint.CheckpointFunction = theirs  # type: ignore[misc]
+        for mode, its in zip(_SELECTIVE, dispatch, strict=True):
+            mode.__torch_dispatch__ = its
+
+
+def _as_it_is(mode: Any, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    return function(*args, **(kwargs or {}))
 
 
 class _Checkpointed:

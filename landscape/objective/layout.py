@@ -18,6 +18,7 @@ from landscape.objective.agreement import agree
 from landscape.objective.batches import mapped
 from landscape.objective.folding import Fold
 from landscape.objective.network import Network
+from landscape.objective.parts import kind_of
 
 __all__ = ["channels_last"]
 
@@ -27,16 +28,19 @@ def channels_last(
     network: Network,
     folds: Sequence[Fold],
     loss_on: Callable[[Any], Tensor],
+    few: Callable[[Any], Any],
 ) -> list[tuple[Any, float]]:
     """The batches with images laid out so, where the network is one of convolutions on a CPU and takes them.
 
-    Some networks do not: ``x.view(len(x), -1)`` after a convolution fails. Then the batches come back as they are.
+    Some networks do not: ``x.view(len(x), -1)`` after a convolution fails. Batches for which that is so come back as
+    they are; those of one size may be taken and others not.
 
     Args:
         batches: each batch with its number of examples.
         network: the one.
         folds: its BatchNorm layers that are folded.
         loss_on: its loss on a batch.
+        few: some examples of a batch.
     """
     on_cpu = network.flat.device.type == "cpu"
     convolutions, norms = (
@@ -45,10 +49,13 @@ def channels_last(
     )
     if not (on_cpu and convolutions and norms == len(folds)):
         return batches
-    first = batches[0][0]
-    if not agree(partial(loss_on, first), partial(loss_on, _laid_out(first)), network.weights):
-        return batches
-    return [(_laid_out(batch), count) for batch, count in batches]
+    takes: dict[Any, bool] = {}
+    for batch, _ in batches:
+        kind = kind_of(batch)
+        if kind not in takes:
+            looked_at = few(batch) if takes else batch
+            takes[kind] = agree(partial(loss_on, looked_at), partial(loss_on, _laid_out(looked_at)), network.weights)
+    return [(_laid_out(batch) if takes[kind_of(batch)] else batch, count) for batch, count in batches]
 
 
 def _laid_out(batch: Any) -> Any:

@@ -30,6 +30,7 @@ _WEIGHTED_FUNCTIONS = (nn.functional.cross_entropy, nn.functional.nll_loss)
 _SUMS = ("sum",)
 # heuristic: a loss that leads to more objects leads everywhere
 _MOST_LOOKED_AT = 10_000
+_LEAVES = type | Tensor | str | bytes | int | float
 
 
 def default_forward(model: nn.Module, batch: Any) -> Any:
@@ -131,6 +132,8 @@ def check_mean(loss: Callable[..., Tensor] | None, batches: list[tuple[Any, floa
 def modules_in(*holders: Any) -> list[nn.Module]:
     """The modules that functions are, are bound to, were given, close over or name, and so on from those.
 
+    Not all: others are found when they are called (``outsiders``).
+
     Args:
         holders: losses, forwards, and modules, which may hold others in lists.
     """
@@ -138,28 +141,33 @@ def modules_in(*holders: Any) -> list[nn.Module]:
     left = list(holders)
     while left:
         item = left.pop()
-        if item is None or id(item) in found or isinstance(item, type | Tensor | str | bytes | int | float):
+        if item is None or id(item) in found or _is(item, _LEAVES):
             continue
         if len(found) > _MOST_LOOKED_AT:
             break
         found[id(item)] = item
         left += _held_by(item)
-    return [item for item in found.values() if isinstance(item, nn.Module)]
+    return [item for item in found.values() if _is(item, nn.Module)]
+
+
+def _is(item: Any, kinds: Any) -> bool:
+    """By its type alone: a proxy, asked for its class, may raise or import what it stands for."""
+    return issubclass(type(item), kinds)
 
 
 def _held_by(item: Any) -> list[Any]:
-    if isinstance(item, partial):
+    if _is(item, partial):
         return [item.func, *item.args, *item.keywords.values()]
-    if isinstance(item, dict):
-        return list(item.values())
-    if isinstance(item, list | tuple | set):
+    if _is(item, dict):
+        return list(dict.values(item))
+    if _is(item, list | tuple | set):
         return list(item)
-    if isinstance(item, nn.Module):
+    if _is(item, nn.Module):
         return list(vars(item).values())
-    if isinstance(item, MethodType):
+    if _is(item, MethodType):
         bound = item.__self__
-        return [item.__func__, *([bound] if isinstance(bound, nn.Module) else _attributes(bound))]
-    if isinstance(item, FunctionType):
+        return [item.__func__, *([bound] if _is(bound, nn.Module) else _attributes(bound))]
+    if _is(item, FunctionType):
         held = [*(item.__defaults__ or ()), *(item.__kwdefaults__ or {}).values()]
         for cell in item.__closure__ or ():
             with suppress(ValueError):  # not bound yet
@@ -174,8 +182,12 @@ def _held_by(item: Any) -> list[Any]:
 
 def _attributes(item: Any) -> list[Any]:
     """Of an object of the user's; those of libraries that everybody has hold nothing that is meant here."""
-    foreign = type(item).__module__.startswith(("torch.", "numpy", "builtins")) or isinstance(item, ModuleType)
-    return [] if foreign else list(getattr(item, "__dict__", {}).values())
+    foreign = str(type(item).__module__).startswith(("torch.", "numpy", "builtins", "weakref")) or _is(item, ModuleType)
+    try:
+        attributes = {} if foreign else object.__getattribute__(item, "__dict__")
+    except AttributeError:
+        return []
+    return list(attributes.values()) if _is(attributes, dict) else []
 
 
 def right_answers(outputs: Any, batch: Any) -> Tensor | None:

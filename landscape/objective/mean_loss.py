@@ -66,6 +66,7 @@ class MeanLoss:
         self.theta = self._network.flat.clone()
         self.held = self.space.rows(self._evaluation.found.padded).to(self.device)
         self.examples = sum(count for _, count in self._batches)
+        self._evaluation.meet_anew(self._batches)
         self._curvature = Curvature(self._evaluation, self._batches, self.graph_memory)
         self._recalibrate()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["EMBEDDINGS", "mode_of", "settings_of"]
+__all__ = ["EMBEDDINGS", "has_mode", "mode_of", "settings_of"]
 
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 _PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -17,6 +17,11 @@ _IN_EVALUATION = (
     nn.utils.parametrizations._SpectralNorm,
     nn.RReLU,
 )
+
+
+def has_mode(module: nn.Module) -> bool:
+    """Whether it is one of torch's that does something else in training mode."""
+    return isinstance(module, (*_IN_EVALUATION, nn.RNNBase, nn.MultiheadAttention))
 
 
 def mode_of(module: nn.Module, training: bool) -> bool:

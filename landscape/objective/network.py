@@ -5,16 +5,16 @@ on a ``__dict__`` of ours, in which our tensors stand where theirs do. Then it h
 happened. A deep copy cannot do this: closures, bound methods and compiled forwards would go on reading the original's
 weights, and networks that keep activations cannot be copied.
 
-Our dictionaries are as the user's were when the objective was made, with containers copied, and are made anew for each
-evaluation: what forward leaves behind as an attribute, in a list or in a buffer, is forgotten, so that f is a function.
-State that forward keeps in other Python objects is not ours to put back.
+Our dictionaries are as the user's were when the objective was made, and are made anew for each evaluation; what is in
+the containers that modules hold is exchanged, too. So what forward leaves behind as an attribute, in a list or in a
+buffer, is forgotten, and f is a function. State that forward keeps in other Python objects is not ours to put back.
 
 Not thread-safe: while one thread evaluates, the network is lent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -23,15 +23,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from landscape.checkpoints import Checkpoint
-from landscape.objective.acceptance import HALF, check_initialised, check_memory, checked_dtype
-from landscape.objective.containers import CONTAINERS, found, own_copy, parameter_like, renewed, same_bits
+from landscape.objective.acceptance import HALF, can_be_owned, check_initialised, check_memory, checked_dtype
+from landscape.objective.containers import Held, anew, every, held_by, own_copy, owned, parameter_like, same_bits, which
 from landscape.objective.modes import EMBEDDINGS, mode_of, settings_of
 from landscape.objective.scripted import Scripted
 from landscape.parameters import ParameterSpace
 
 __all__ = ["Network"]
-
-_HOOKS = frozenset(vars(nn.Module())) - {"_parameters", "_buffers", "_modules"}
 
 
 class Network:
@@ -68,7 +66,9 @@ class Network:
     ) -> None:
         check_initialised(model)
         self.model = model
-        self.modules = list(dict.fromkeys(m for root in (model, *others) for m in root.modules()))
+        further = dict.fromkeys(m for root in others for m in root.modules() if can_be_owned(m))
+        self.modules = list(dict.fromkeys((*model.modules(), *further)))
+        self.made_anew: set[type[nn.Module]] = set()  # of modules: forward makes some at each call
         self.space = ParameterSpace.of(model)
         named = dict(model.named_parameters())
         theirs = [named[name] for name in self.space.names]
@@ -77,23 +77,25 @@ class Network:
         self.converted = dtype is not None or theirs[0].dtype in HALF
         self._kinds = [type(m) for m in self.modules]
         self._scripted = Scripted(self.modules)
+        self._arrays: set[int] = set()  # which forward writes into
         states = [dict(vars(m)) for m in self.modules]
-        self._take(states, theirs, self.dtype if self.converted else None)
-        self._set(training)
+        self._take(states, held_by(states), theirs, self.dtype if self.converted else None)
+        self._training = training
+        self._scripted.set_training(self.modules, training)
+        self._set(set(self.modules))
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def _take(self, states: list[dict[str, Any]], theta: Sequence[Tensor], dtype: torch.dtype | None) -> None:
-        """Own copies of all tensors in ``states``, those of ``theta`` as views of one vector."""
+    def _take(
+        self, states: list[dict[str, Any]], held: list[Held], theta: Sequence[Tensor], dtype: torch.dtype | None
+    ) -> None:
+        """Own copies of all tensors in ``states`` and ``held``, those of ``theta`` as views of one vector."""
         self.flat = torch.cat([p.detach().reshape(-1) for p in theta]).to(dtype or theta[0].dtype, copy=True)
         views = self.space.views(self.flat).values()
         self.weights = [parameter_like(view, given) for view, given in zip(views, theta, strict=True)]
         ours: dict[int, Any] = {id(p): own for p, own in zip(theta, self.weights, strict=True)}
-        for tensor in found([*states, *self._scripted.tensors], Tensor):
-            if id(tensor) not in ours:
-                ours[id(tensor)] = own_copy(tensor, dtype)
-        self._states = [{key: renewed(value, ours) for key, value in state.items()} for state in states]
-        self._scripted = self._scripted.of(ours)
+        copies, self._held = owned([*states, *self._scripted.tensors], held, ours, dtype)
+        self._states, self._scripted = copies[: len(states)], self._scripted.with_tensors(copies[len(states) :])
         self._moving: set[int] = set()
         self._index()
 
@@ -101,21 +103,39 @@ class Network:
         """What an evaluation has to copy and to watch."""
         theta = {id(w) for w in self.weights}
         self._others = [t for t in self._tensors() if id(t) not in theta]
-        self._generators = list(found(self._states, torch.Generator))
-        self._mutable = [
-            [
-                (key, any(type(item) in CONTAINERS for item in (value.values() if isinstance(value, dict) else value)))
-                for key, value in state.items()
-                if type(value) in CONTAINERS and key not in _HOOKS and type(value) is not tuple
-            ]
-            for state in self._states
-        ]
+        self._generators = list(every(torch.Generator, self._states, self._held))
+        self._which = which(self._states, self._held)
 
-    def _set(self, training: bool) -> None:
-        self._scripted.set_training(self.modules, training)
+    def _set(self, modules: Collection[nn.Module]) -> None:
         for module, state in zip(self.modules, self._states, strict=True):
-            if not isinstance(module, torch.jit.ScriptModule):
-                state.update(settings_of(module), training=mode_of(module, training))
+            if module in modules and not isinstance(module, torch.jit.ScriptModule):
+                state.update(settings_of(module), training=mode_of(module, self._training))
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def take_in(self, module: nn.Module) -> None:
+        """Own a module, and those in it, from now on.
+
+        Raises:
+            ValueError: its tensors cannot be.
+        """
+        check_initialised(module, f"a {type(module).__name__} that forward or the loss calls")
+        new = [m for m in module.modules() if m not in set(self.modules)]
+        ours: dict[int, Any] = {id(t): t for t in (*self.weights, *self._others)}
+        for theirs, state in zip(self.modules, self._states, strict=True):
+            for key in ("_parameters", "_buffers"):  # which it may have in common with what is owned
+                own = state.get(key, {})
+                ours.update((id(t), own[name]) for name, t in vars(theirs).get(key, {}).items() if name in own)
+        states, known = [dict(vars(m)) for m in new], {id(h.container) for h in self._held}
+        held = [*self._held, *(h for h in held_by(states) if id(h.container) not in known)]
+        scripted = Scripted(new)
+        scripted.set_training(new, self._training)
+        copies, self._held = owned([*states, *scripted.tensors], held, ours, self.dtype if self.converted else None)
+        self.modules, self._kinds = [*self.modules, *new], [*self._kinds, *map(type, new)]
+        self._states = [*self._states, *copies[: len(new)]]
+        self._scripted = self._scripted + scripted.with_tensors(copies[len(new) :])
+        self._set(set(new))
+        self._index()
 
     # --- lending --------------------------------------------------------------------------------------------------
 
@@ -155,20 +175,26 @@ class Network:
         self._check_kinds()
         versions = [t._version for t in self._others]
         theirs = [vars(m) for m in self.modules]
+        held = [h for h in self._held if probe or not h.array or id(h.container) in self._arrays]
+        contents = [h.now() for h in held]
         cached = parametrize._cache, parametrize._cache_enabled
         scripted = self._scripted.state()
         try:
             try:
-                for module, state in zip(self.modules, self._fresh(swaps), strict=True):
+                for module, state in zip(self.modules, anew(self._states, self._which, swaps), strict=True):
                     object.__setattr__(module, "__dict__", state)
+                for one in held:
+                    one.put(one.with_swaps(swaps))
                 self._scripted.lend(swaps)
                 parametrize._cache, parametrize._cache_enabled = {}, 0  # of the user's own weights
                 yield
                 self._adopt(set(adopt))
+                if probe:
+                    self._arrays |= {id(h.container) for h in held if h.array and not h.has(h.content)}
             finally:
-                self._give_back(theirs, scripted)
+                self._give_back(theirs, held, contents, scripted)
         finally:  # again, where Ctrl-C came in between
-            self._give_back(theirs, scripted)
+            self._give_back(theirs, held, contents, scripted)
             parametrize._cache, parametrize._cache_enabled = cached
         if probe:
             # by way of .data a buffer may move without a version
@@ -179,30 +205,25 @@ class Network:
                 "a function of theta: make the objective anew, with data for which forward does the same"
             )
 
-    def _fresh(self, swaps: Mapping[int, Any]) -> Iterator[dict[str, Any]]:
-        for state, mutable in zip(self._states, self._mutable, strict=True):
-            new = state.copy()
-            for key, nested in mutable:
-                new[key] = renewed(new[key], swaps) if swaps or nested else new[key].copy()
-            if swaps:
-                for key, value in state.items():
-                    if id(value) in swaps:
-                        new[key] = swaps[id(value)]
-            yield new
-
     def _adopt(self, modules: set[nn.Module]) -> None:
         if modules:
             moving = [i for i, t in enumerate(self._tensors()) if id(t) in self._moving]
             for module, state in zip(self.modules, self._states, strict=True):
                 if module in modules:
                     state.update(vars(module))
+            now = held_by(
+                [state for module, state in zip(self.modules, self._states, strict=True) if module in modules]
+            )
+            self._held = list({id(h.container): h for h in (*self._held, *now)}.values())
             tensors = self._tensors()
             self._moving = {id(tensors[i]) for i in moving}
             self._index()
 
-    def _give_back(self, theirs: Sequence[dict], scripted: Any) -> None:
+    def _give_back(self, theirs: Sequence[dict], held: Sequence[Held], contents: Sequence[Any], scripted: Any) -> None:
         for module, state in zip(self.modules, theirs, strict=True):
             object.__setattr__(module, "__dict__", state)
+        for one, content in zip(held, contents, strict=True):
+            one.put(content)
         self._scripted.give_back(scripted)
 
     def _check_kinds(self) -> None:
@@ -222,19 +243,6 @@ class Network:
     def moving(self) -> int:
         """How many buffers forward changes in place."""
         return len(self._moving)
-
-    def originals(self) -> dict[str, Tensor]:
-        """The user's own parameters and buffers."""
-        return {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
-
-    def differing(self, originals: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Those of the user's own tensors that ours may differ from: theta's, and others with other values."""
-        ours = self.named_tensors() if originals else {}
-        return {
-            name: tensor
-            for name, tensor in originals.items()
-            if name in self.space.names or not same_bits(ours[name].detach(), tensor.detach())
-        }
 
     def unpad(self, name: str) -> None:
         """Let embeddings whose weight has that name have gradients in all rows."""
@@ -256,9 +264,10 @@ class Network:
         other.model, other.modules, other._kinds = self.model, self.modules, self._kinds
         other.space = self.space if space is None else space
         other.dtype, other.converted = dtype or self.dtype, self.converted or dtype is not None
-        other._scripted = self._scripted
+        other._scripted, other._arrays = self._scripted, self._arrays
+        other._training, other.made_anew = self._training, self.made_anew
         own = dict(zip(self.space.names, self.weights, strict=True))
-        other._take(self._states, [own[name] for name in other.space.names], dtype)
+        other._take(self._states, self._held, [own[name] for name in other.space.names], dtype)
         moving = [i for i, t in enumerate(self._tensors()) if id(t) in self._moving]
         tensors = other._tensors()
         other._moving = {id(tensors[i]) for i in moving}
@@ -278,15 +287,6 @@ class Network:
         with self.lent(adopt=self.modules) as model:
             return checkpoint.load_into(model)
 
-    def named_buffers_of(self, modules: Iterable[nn.Module]) -> dict[str, Tensor]:
-        """Our buffers of some modules, by the names that the network gives them."""
-        chosen, found = set(modules), {}
-        with self.lent() as model:
-            for name, module in model.named_modules():
-                if module in chosen:
-                    found.update(module.named_buffers(name, recurse=False))
-        return found
-
     def take_batch_statistics(self, norms: Iterable[nn.Module]) -> None:
         """Let BatchNorm layers use each batch's statistics, and take their buffers for ones that move in place."""
         chosen = set(norms)
@@ -297,4 +297,4 @@ class Network:
 
     def _tensors(self) -> list[Tensor]:
         """All of ours, each once."""
-        return list({id(t): t for t in found([*self._states, *self._scripted.tensors], Tensor)}.values())
+        return list({id(t): t for t in every(Tensor, [*self._states, *self._scripted.tensors], self._held)}.values())

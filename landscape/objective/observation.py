@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["PaddedRows", "TensorsRead", "holds_older_nodes", "next_node", "originals_in"]
+__all__ = ["PaddedRows", "TensorsRead", "goes_on_from", "nodes_of", "originals_in"]
 
 
 class TensorsRead(TorchDispatchMode):
@@ -67,9 +66,11 @@ class TensorsRead(TorchDispatchMode):
 def _memory(tensor: Tensor) -> Iterator[int]:
     """The address of its memory, where there is one."""
     try:
-        yield tensor.untyped_storage().data_ptr()
+        address = tensor.untyped_storage().data_ptr()
     except (RuntimeError, NotImplementedError):  # sparse, or within a transform of torch.func
         return
+    if address:  # which all empty tensors share
+        yield address
 
 
 def originals_in(loss: Tensor, originals: Mapping[str, Tensor]) -> set[str]:
@@ -79,16 +80,14 @@ def originals_in(loss: Tensor, originals: Mapping[str, Tensor]) -> set[str]:
     return {names[leaf] for leaf in leaves if leaf in names}
 
 
-def next_node() -> int:
-    """The number of the next node of a graph that autograd makes in this thread."""
-    with torch.enable_grad():
-        node: Any = torch.zeros((), requires_grad=True).clone().grad_fn
-    return node._sequence_nr() + 1
+def nodes_of(loss: Tensor) -> set[Any]:
+    """Those of its graph that are no leaves. Their order cannot be compared: each thread numbers its own."""
+    return {node for node in _graph(loss) if not hasattr(node, "variable")}
 
 
-def holds_older_nodes(loss: Tensor, since: int) -> bool:
-    """Whether the graph of ``loss`` goes on in one that was made before that of the number ``since``."""
-    return any(not hasattr(node, "variable") and node._sequence_nr() < since for node in _graph(loss))
+def goes_on_from(loss: Tensor, nodes: set[Any]) -> bool:
+    """Whether the graph of ``loss`` goes on in that of an earlier call, whose ``nodes`` are."""
+    return any(node in nodes for node in _graph(loss))
 
 
 def _graph(loss: Tensor) -> Iterator[Any]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from landscape.objective.batches import can_be_split, mapped, rows_of
+from landscape.objective.batches import can_be_split, children, mapped, rows_of
 
-__all__ = ["divided", "split", "taken", "together", "whole_parts"]
+__all__ = ["divided", "kind_of", "split", "taken", "together", "whole_parts"]
 
 
 def divided(batches: list[Any], parts: int, *, whole: bool) -> list[list[Any]]:
@@ -52,6 +52,17 @@ def whole_parts(batches: list[Any], parts: int) -> list[list[Any]]:
 def taken(batch: Any, index: Tensor) -> Any:
     """Some examples of a batch."""
     return mapped(lambda tensor: tensor[index.to(tensor.device)], batch)
+
+
+def kind_of(batch: Any) -> Hashable:
+    """What tells that forward may treat two batches alike: all but the numbers in their tensors, and how many rows."""
+    if isinstance(batch, Tensor):
+        # of one dtype they all are where that matters
+        return batch.is_floating_point() or batch.dtype, batch.shape[1:], batch.requires_grad
+    if isinstance(batch, bool | int | float | str):
+        return type(batch), batch
+    keys = tuple(map(str, batch)) if isinstance(batch, Mapping) else ()
+    return type(batch), keys, tuple(map(kind_of, children(batch)))
 
 
 def together(pieces: list[Any]) -> list[Any]:

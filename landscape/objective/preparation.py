@@ -9,7 +9,6 @@ import torch
 
 from landscape.objective.batch_norm import POLICIES
 from landscape.objective.batches import can_be_split, rows_of
-from landscape.objective.checks import check_mean_over_examples
 from landscape.objective.evaluation import Evaluation
 from landscape.objective.folding import foldable
 from landscape.objective.generators import generators_kept
@@ -17,7 +16,7 @@ from landscape.objective.kernels import with_graph
 from landscape.objective.layout import channels_last
 from landscape.objective.loss import check_call, check_mean
 from landscape.objective.memory import USUAL, examples_at_once
-from landscape.objective.parts import taken
+from landscape.objective.parts import kind_of, taken
 from landscape.objective.reading import is_pair, read_batches
 
 __all__ = ["check_options", "prepare"]
@@ -74,6 +73,7 @@ def prepare(
     )
     together: int | None = batch_size if isinstance(batch_size, int) else None if whole else USUAL
     batches = read(data, together)
+    evaluation.meet_anew(batches)
     first = batches[0][0]
     check_call(evaluation.loss, first)
     if evaluation.count is None and not whole:
@@ -81,7 +81,7 @@ def prepare(
     with generators_kept():
         evaluation.examine(first, frozen=frozen)
         if not (whole or frozen):
-            check_mean_over_examples(evaluation.value_on, evaluation.weight, batches, network.dtype)
+            kinds = {kind_of(evaluation.check_mean([batch for batch, _ in batches]))}
         if batch_norm == "batch":
             network.take_batch_statistics(evaluation.norms)
         elif batch_size == "auto" and is_pair(data) and not whole:
@@ -89,6 +89,8 @@ def prepare(
             batches = read(data, together)
         if batch_norm != "batch":
             evaluation.folds = foldable(network, evaluation.running, evaluation.loss_while_lent, _few(batches[0][0]))
-        batches = channels_last(batches, network, evaluation.folds, evaluation.loss_on)
-        evaluation.meet_anew()  # and let go of those that were only looked at
+        batches = channels_last(batches, network, evaluation.folds, evaluation.loss_on, _few)
+        evaluation.meet_anew(batches)  # and let go of those that were only looked at
+    if not (whole or frozen or batch_norm == "batch"):
+        evaluation.met.means = kinds
     return batches, batches if calibration is None else read(calibration, together)

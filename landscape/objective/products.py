@@ -59,7 +59,7 @@ def gauss_newton_product(outputs: Any, loss: Tensor, parameters: Sequence[Tensor
     J v is had from reverse passes alone: J'u is linear in u, and its derivative along v is J v.
 
     Raises:
-        ValueError: the outputs are no tensor and have no ``.logits``.
+        ValueError: the outputs are no tensor and have no ``.logits``; the loss is no function of it, or is it.
     """
     z = outputs if isinstance(outputs, Tensor) else getattr(outputs, "logits", None)
     if z is None:
@@ -67,9 +67,18 @@ def gauss_newton_product(outputs: Any, loss: Tensor, parameters: Sequence[Tensor
             f"forward returns a {type(outputs).__name__} without .logits: for Gauss-Newton products give a "
             "forward(model, batch) that returns the tensor of which the loss is a function"
         )
-    if not (z.requires_grad and loss.requires_grad):  # J or d^2 l/dz^2 is zero
+    if not loss.requires_grad:  # d^2 l/dz^2 is zero
         return lambda directions, keep: _zeros(parameters)
-    (slope,) = torch.autograd.grad(loss, [z], create_graph=True, materialize_grads=True)
+    # a copy that carries its graph, as logits that were converted or cut out, would say that all products are zero
+    slope = torch.autograd.grad(loss, [z], create_graph=True, allow_unused=True)[0] if z.requires_grad else None
+    same = z.dim() == 0 or (loss._base is not None and loss._base is (z if z._base is None else z._base))
+    itself = slope is not None and not slope.requires_grad and same
+    if slope is None or itself:
+        found = "is its outputs" if itself else "does not depend on the tensor that forward returns (.logits, if any)"
+        raise ValueError(
+            f"the loss {found}, so Gauss-Newton products are not known: give a forward(model, batch) that returns the "
+            "network's outputs, and a loss(outputs, batch) of them"
+        )
     u = torch.zeros_like(z, requires_grad=True)
     pulled = torch.autograd.grad(z, parameters, u, create_graph=True, materialize_grads=True)
     used = [i for i, g in enumerate(pulled) if g.requires_grad]

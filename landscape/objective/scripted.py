@@ -18,23 +18,29 @@ class Scripted:
 
     Args:
         modules: of any kind; the others have none.
-        tensors: what stands in the slots while they are lent, module by module. Default: the user's own.
+
+    Attributes:
+        tensors: what stands in the slots while they are lent, slots by slots; at first the user's own.
     """
 
-    def __init__(self, modules: Iterable[nn.Module], tensors: Sequence[dict[str, Tensor]] | None = None) -> None:
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
         self._slots: list[Any] = [m._c for m in modules if isinstance(m, torch.jit.ScriptModule) and hasattr(m, "_c")]
-        self.tensors = [_tensors_of(slots) for slots in self._slots] if tensors is None else list(tensors)
+        self.tensors = [_tensors_of(slots) for slots in self._slots]
         self._training: list[tuple[Any, bool]] = []
 
     def __bool__(self) -> bool:
         return any(self.tensors)
 
-    def of(self, ours: Mapping[int, Tensor]) -> Scripted:
-        """The same slots for other tensors, given by the ``id`` of those that they stand for."""
+    def with_tensors(self, tensors: Sequence[dict[str, Tensor]]) -> Scripted:
+        """The same slots for other tensors, slots by slots."""
         other = Scripted(())
-        other._slots, other._training = self._slots, self._training
-        other.tensors = [{name: ours[id(t)] for name, t in tensors.items()} for tensors in self.tensors]
+        other._slots, other._training, other.tensors = self._slots, self._training, list(tensors)
         return other
+
+    def __add__(self, more: Scripted) -> Scripted:
+        both = self.with_tensors([*self.tensors, *more.tensors])
+        both._slots, both._training = [*self._slots, *more._slots], [*self._training, *more._training]
+        return both
 
     def set_training(self, modules: Iterable[nn.Module], training: bool) -> None:
         """Whether the modules are in training mode while they are lent."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from landscape.checkpoints import Checkpoint
 from landscape.objective.model import ModelObjective
+from landscape.objective.named import buffers_of
 
 __all__ = ["fixed_tensors", "move_to", "network_at_theta", "state_of", "statistics"]
 
@@ -50,6 +51,7 @@ def move_to(f: ModelObjective, checkpoint: Checkpoint, *, spectral: bool = False
     f._curvature.forget()
     told = f._network.load(checkpoint)  # the parameters are views of the flat vector, which so moves with them
     f.theta, f.told = f._network.flat.clone(), (*checkpoint.notes, *told)
+    f._evaluation.moved()
     if spectral:
         f._evaluation.find_spectral_vectors()
     f._recalibrate()
@@ -58,7 +60,7 @@ def move_to(f: ModelObjective, checkpoint: Checkpoint, *, spectral: bool = False
 def statistics(f: ModelObjective) -> dict[str, Tensor]:
     """The buffers that belong to the weights: BatchNorm's statistics, the vectors of spectral normalisation."""
     evaluation = f._evaluation
-    return evaluation.network.named_buffers_of([*evaluation.norms, *evaluation.spectral])
+    return buffers_of(evaluation.network, [*evaluation.norms, *evaluation.spectral])
 
 
 def fixed_tensors(f: ModelObjective, *, with_statistics: bool) -> dict[str, Tensor]:
