@@ -160,17 +160,22 @@ class Evaluation:
 
     def run(self, batch: Any) -> tuple[Any, Tensor]:
         """The outputs and the mean loss; without a graph where autograd is off, unless the loss needs one."""
+        if batch in self.met:
+            return self._run(batch)
         with self.met.named(batch, self.network.dtype):
-            if self._needs_graph:
-                return self._run_with_graph(batch)
-            try:
-                return self._on(batch, partial(self.outputs_and_loss, batch), _loss_of_both)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError:  # "element 0 of tensors does not require grad", unlike the batches before
-                found = self._run_with_graph(batch)
-                self._needs_graph = True
-                return found
+            return self._run(batch)
+
+    def _run(self, batch: Any) -> tuple[Any, Tensor]:
+        if self._needs_graph:
+            return self._run_with_graph(batch)
+        try:
+            return self._on(batch, partial(self.outputs_and_loss, batch), _loss_of_both)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:  # "element 0 of tensors does not require grad", unlike the batches before
+            found = self._run_with_graph(batch)
+            self._needs_graph = True
+            return found
 
     @with_graph
     def _run_with_graph(self, batch: Any) -> tuple[Any, Tensor]:
@@ -207,7 +212,8 @@ class Evaluation:
     def _on(self, batch: Any, body: Callable[[], _T], number: Callable[[_T], float]) -> _T:
         """``body()`` while the network is lent; the first time with a batch observed, and checked by its ``number``."""
         if batch in self.met:
-            return self._again(body)
+            with self.running():
+                return body()
         with self.met.whole(batch):
             observed, again = partial(self._observed, batch, body), partial(self._again, body)
             result = checked_for_draws(observed, again, number, self.kernels, self.network)

@@ -12,7 +12,7 @@ Calculated so, no pass over the activations remains of it, and none of its first
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -85,8 +85,11 @@ def folded(pairs: Sequence[Fold], *, watched: bool = False) -> Iterator[dict[Any
             # on the instances, so that names, parameters and buffers stay where they are
             layer.forward = partial(_forward, layer, norm, pending, watch)
             norm.forward = partial(_identity, norm, pending, watch)
-        with watch or nullcontext():
+        if watch is None:
             yield pending
+        else:
+            with watch:
+                yield pending
     finally:
         unfold(pairs)
 

@@ -117,7 +117,7 @@ class Kernels:
 
 # what these keep serves one backward pass; without them all is calculated again, each time
 _SELECTIVE = [
-    getattr(checkpoint, name)
+    (getattr(checkpoint, name), getattr(checkpoint, name).__torch_dispatch__)
     for name in ("_CachingTorchDispatchMode", "_CachedTorchDispatchMode")
     if hasattr(checkpoint, name)
 ]
@@ -126,15 +126,15 @@ _SELECTIVE = [
 @contextmanager
 def _checkpointing_again() -> Iterator[None]:
     """Activation checkpointing by the way that can be differentiated by ``autograd.grad``, and twice."""
-    theirs, dispatch = checkpoint.CheckpointFunction, [mode.__torch_dispatch__ for mode in _SELECTIVE]
+    theirs = checkpoint.CheckpointFunction
     try:
         checkpoint.CheckpointFunction = _Checkpointed  # type: ignore[misc, assignment]
-        for mode in _SELECTIVE:
+        for mode, _ in _SELECTIVE:
             mode.__torch_dispatch__ = _as_it_is
         yield
     finally:
         checkpoint.CheckpointFunction = theirs  # type: ignore[misc]
-        for mode, its in zip(_SELECTIVE, dispatch, strict=True):
+        for mode, its in _SELECTIVE:
             mode.__torch_dispatch__ = its
 
 
