@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from landscape import ModelObjective
-from landscape.objective.batches import tensors_in
+from landscape.objective.data.batches import tensors_in
 from landscape.spectrum import spectrum_by_layer, spectrum_over_data
 from tests.problems import DOUBLE, dense_hessian, seeded, tiny_mlp, tiny_objective
 

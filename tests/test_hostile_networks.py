@@ -17,7 +17,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from landscape import Checkpoint, ModelObjective
-from landscape.objective import containers
+from landscape.objective.lending import containers
 from tests.problems import DOUBLE, seeded
 
 # float64 against float64: rounding only

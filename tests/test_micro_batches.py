@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from landscape import ModelObjective
-from landscape.objective import memory
-from landscape.objective.memory import free_bytes, saved_bytes
+from landscape.objective.evaluation import memory
+from landscape.objective.evaluation.memory import free_bytes, saved_bytes
 from tests.problems import DOUBLE, seeded
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from landscape import Checkpoint, ModelObjective
-from landscape.objective import network
+from landscape.objective.lending import network
 from tests.problems import DOUBLE, seeded, tiny_mlp, tiny_objective
 
 # float64 against float64: rounding only

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from landscape.objective.agreement import agree
+from landscape.objective.evaluation.agreement import agree
 from landscape.sums import against, dot, dots, norm
 from tests.problems import DOUBLE, seeded
 

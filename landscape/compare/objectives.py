@@ -9,7 +9,7 @@ from typing import Any
 from landscape.checkpoints import Checkpoint
 from landscape.compare.settings import CompareSettings
 from landscape.objective import ModelObjective
-from landscape.objective.generators import generators_kept
+from landscape.objective.evaluation.generators import generators_kept
 from landscape.problems import Problem
 
 __all__ = ["Objectives"]

@@ -31,7 +31,7 @@ from torch import Tensor
 from landscape.checkpoints import Checkpoint
 from landscape.connectivity.matching import match_weights
 from landscape.objective import ModelObjective, Objective
-from landscape.objective.examples import Examples
+from landscape.objective.data.examples import Examples
 from landscape.objective.tensors import fixed_tensors
 from landscape.parameters import check_vector
 from landscape.progress import Progress, silent

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape.objective.batches import tensors_in
 from landscape.objective.contract import Objective, number
-from landscape.objective.kernels import with_graph
-from landscape.objective.memory import cached_bytes, saved_bytes
+from landscape.objective.data.batches import tensors_in
+from landscape.objective.evaluation.kernels import with_graph
+from landscape.objective.evaluation.memory import cached_bytes, saved_bytes
 from landscape.objective.model import ModelObjective
 from landscape.sums import norm
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.objective.evaluation import Evaluation
-from landscape.objective.kernels import differentiable_twice, with_graph
+from landscape.objective.evaluation.batch_loss import Evaluation
+from landscape.objective.evaluation.kernels import differentiable_twice, with_graph
 from landscape.objective.products import KeptProducts, Product, all_finite, gauss_newton_product, hessian_product
 from landscape.parameters import ParameterSpace
 

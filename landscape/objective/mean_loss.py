@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from landscape.checkpoints import Checkpoint
-from landscape.objective.batches import digest
 from landscape.objective.curvature import Curvature, mean_over
-from landscape.objective.evaluation import Evaluation
-from landscape.objective.examples import Examples, means, per_example
-from landscape.objective.network import Network
-from landscape.objective.parts import divided
+from landscape.objective.data.batches import digest
+from landscape.objective.data.examples import Examples, means, per_example
+from landscape.objective.data.parts import divided
+from landscape.objective.evaluation.batch_loss import Evaluation
+from landscape.objective.lending.network import Network
 from landscape.parameters import ParameterSpace, check_vector
 from landscape.sums import norm
 

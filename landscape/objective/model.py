@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from landscape.objective.evaluation import Evaluation
+from landscape.objective.evaluation.batch_loss import Evaluation
+from landscape.objective.evaluation.preparation import check_options, prepare
 from landscape.objective.functional import as_module
 from landscape.objective.mean_loss import MeanLoss
 from landscape.objective.notes import notes_on
 from landscape.objective.preflight import Preflight, preflight
-from landscape.objective.preparation import check_options, prepare
 
 __all__ = ["ModelObjective"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from landscape.objective.loss import reduction_of
+from landscape.objective.evaluation.loss import reduction_of
 from landscape.objective.mean_loss import MeanLoss
 
 __all__ = ["AttentionCalls", "notes_on"]

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from landscape.objective.batches import mapped
-from landscape.objective.kernels import differentiable_twice
+from landscape.objective.data.batches import mapped
+from landscape.objective.evaluation.kernels import differentiable_twice
 from landscape.objective.mean_loss import MeanLoss
 from landscape.objective.notes import AttentionCalls, notes_on
 from landscape.sums import dot, norm

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.objective.batches import tensors_in
-from landscape.objective.memory import free_bytes, saved_bytes
+from landscape.objective.data.batches import tensors_in
+from landscape.objective.evaluation.memory import free_bytes, saved_bytes
 
 __all__ = ["KeptProducts", "Product", "all_finite", "gauss_newton_product", "gradient_of", "hessian_product"]
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from landscape.checkpoints import Checkpoint
+from landscape.objective.lending.named import buffers_of
 from landscape.objective.model import ModelObjective
-from landscape.objective.named import buffers_of
 
 __all__ = ["fixed_tensors", "move_to", "network_at_theta", "state_of", "statistics"]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.objective import ModelObjective
-from landscape.objective.loss import is_criterion
+from landscape.objective.evaluation.loss import is_criterion
 
 __all__ = ["Problem"]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from landscape.directions import random_direction
 from landscape.objective import Objective
-from landscape.objective.examples import Examples
+from landscape.objective.data.examples import Examples
 from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new
 from landscape.results import Line, LineBand

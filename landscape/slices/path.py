@@ -22,7 +22,7 @@ from torch import Tensor
 
 from landscape.checkpoints import Checkpoint
 from landscape.objective import ModelObjective, Objective
-from landscape.objective.examples import Examples
+from landscape.objective.data.examples import Examples
 from landscape.objective.tensors import fixed_tensors, move_to, state_of
 from landscape.progress import Progress, silent
 from landscape.results import Line

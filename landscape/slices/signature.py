@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.objective import ModelObjective, Objective
-from landscape.objective.batches import digest
+from landscape.objective.data.batches import digest
 from landscape.objective.tensors import fixed_tensors
 from landscape.slices.policies import gathers_anew, keeps_statistics
 

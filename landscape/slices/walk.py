@@ -18,7 +18,7 @@ from torch import Tensor
 
 from landscape.objective import ModelObjective, Objective
 from landscape.objective.contract import number
-from landscape.objective.examples import Examples
+from landscape.objective.data.examples import Examples
 from landscape.progress import Progress
 from landscape.results import Cost
 from landscape.slices.checks import in_common, named

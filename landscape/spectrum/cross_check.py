@@ -7,8 +7,8 @@ PyHessian's ways are allowed for:
 - It keeps the gradient's graph for a single batch only, and builds it anew for every product where the data come in
   several. So it gets all of them as one.
 - It takes whatever second derivatives torch's kernels give. It runs on those that have right ones, as ours does
-  (``landscape.objective.kernels``): the fused weight normalisation's are wrong, fused attention and cuDNN's recurrent
-  layers have none.
+  (``landscape.objective.evaluation.kernels``): the fused weight normalisation's are wrong, fused attention and cuDNN's
+  recurrent layers have none.
 - Its power iteration stops when two successive estimates differ by less than ``tol``, its default being 1e-3, which
   bounds no error. It is run to 1e-6 here, and then held to 1e-3. Where two eigenvalues are nearly of the same
   magnitude, it may still stop between them.
@@ -34,8 +34,8 @@ import torch
 from torch import Tensor, nn
 
 from landscape.objective import ModelObjective
-from landscape.objective.kernels import differentiable_twice
-from landscape.objective.loss import is_criterion
+from landscape.objective.evaluation.kernels import differentiable_twice
+from landscape.objective.evaluation.loss import is_criterion
 from landscape.objective.tensors import network_at_theta
 from landscape.operators import Hessian
 from landscape.randomness import generator_or_new

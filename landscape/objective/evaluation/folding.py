@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from landscape.objective.agreement import agree
-from landscape.objective.network import Network
+from landscape.objective.evaluation.agreement import agree
+from landscape.objective.lending.network import Network
 
 __all__ = ["Fold", "NotFoldedError", "foldable", "folded", "unfold"]
 

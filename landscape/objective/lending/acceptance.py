@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from landscape.objective.containers import found
-from landscape.objective.modes import EMBEDDINGS
+from landscape.objective.lending.containers import found
+from landscape.objective.lending.modes import EMBEDDINGS
 
 __all__ = ["HALF", "can_be_owned", "check_initialised", "check_memory", "checked_dtype"]
 

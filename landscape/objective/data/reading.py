@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.objective.batches import has_rows, holds_tensors, mapped, tensors_in, weight_of
-from landscape.objective.generators import generators_kept
+from landscape.objective.data.batches import has_rows, holds_tensors, mapped, tensors_in, weight_of
+from landscape.objective.evaluation.generators import generators_kept
 
 __all__ = ["is_pair", "read_batches"]
 

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from landscape.objective.modes import has_mode
-from landscape.objective.network import Network
+from landscape.objective.lending.modes import has_mode
+from landscape.objective.lending.network import Network
 
 __all__ = ["with_outsiders"]
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape.objective.loss import reduction_of, right_answers
+from landscape.objective.evaluation.loss import reduction_of, right_answers
 
 __all__ = ["Examples", "means", "per_example"]
 

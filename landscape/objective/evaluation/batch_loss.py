@@ -11,21 +11,21 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from landscape.objective.batch_norm import norm_layers, recalibrate
-from landscape.objective.batches import lent_batch, tensors_in, weight_of
-from landscape.objective.checks import check_mean_over_examples, checked_for_draws
-from landscape.objective.examination import Found, examine
-from landscape.objective.folding import Fold, NotFoldedError, folded, unfold
-from landscape.objective.generators import state_of_generators
-from landscape.objective.kernels import Kernels, with_graph
-from landscape.objective.loss import default_forward, loss_of, modules_in
-from landscape.objective.met import Met
-from landscape.objective.named import differing, originals
-from landscape.objective.network import Network
-from landscape.objective.observation import TensorsRead
-from landscape.objective.outsiders import with_outsiders
+from landscape.objective.data.batches import lent_batch, tensors_in, weight_of
+from landscape.objective.evaluation.batch_norm import norm_layers, recalibrate
+from landscape.objective.evaluation.checks import check_mean_over_examples, checked_for_draws
+from landscape.objective.evaluation.examination import Found, examine
+from landscape.objective.evaluation.folding import Fold, NotFoldedError, folded, unfold
+from landscape.objective.evaluation.generators import state_of_generators
+from landscape.objective.evaluation.kernels import Kernels, with_graph
+from landscape.objective.evaluation.loss import default_forward, loss_of, modules_in
+from landscape.objective.evaluation.met import Met
+from landscape.objective.evaluation.observation import TensorsRead
+from landscape.objective.evaluation.spectral import find_vectors, spectral_layers
+from landscape.objective.lending.named import differing, originals
+from landscape.objective.lending.network import Network
+from landscape.objective.lending.outsiders import with_outsiders
 from landscape.objective.products import gradient_of
-from landscape.objective.spectral import find_vectors, spectral_layers
 
 __all__ = ["Evaluation"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from landscape.objective.modes import mode_of
+from landscape.objective.lending.modes import mode_of
 
 __all__ = ["Scripted"]
 

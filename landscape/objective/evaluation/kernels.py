@@ -19,8 +19,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils import checkpoint
 
-from landscape.objective.generators import generators_kept
-from landscape.objective.network import Network
+from landscape.objective.evaluation.generators import generators_kept
+from landscape.objective.lending.network import Network
 
 __all__ = ["Kernels", "differentiable_twice", "with_graph"]
 

@@ -23,10 +23,20 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from landscape.checkpoints import Checkpoint
-from landscape.objective.acceptance import HALF, can_be_owned, check_initialised, check_memory, checked_dtype
-from landscape.objective.containers import Held, anew, every, held_by, own_copy, owned, parameter_like, same_bits, which
-from landscape.objective.modes import EMBEDDINGS, mode_of, settings_of
-from landscape.objective.scripted import Scripted
+from landscape.objective.lending.acceptance import HALF, can_be_owned, check_initialised, check_memory, checked_dtype
+from landscape.objective.lending.containers import (
+    Held,
+    anew,
+    every,
+    held_by,
+    own_copy,
+    owned,
+    parameter_like,
+    same_bits,
+    which,
+)
+from landscape.objective.lending.modes import EMBEDDINGS, mode_of, settings_of
+from landscape.objective.lending.scripted import Scripted
 from landscape.parameters import ParameterSpace
 
 __all__ = ["Network"]

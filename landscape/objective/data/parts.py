@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.objective.batches import can_be_split, children, mapped, rows_of
+from landscape.objective.data.batches import can_be_split, children, mapped, rows_of
 
 __all__ = ["divided", "kind_of", "split", "taken", "together", "whole_parts"]
 

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.objective.checks import check_elsewhere, check_function, refused_clearly, same
-from landscape.objective.containers import found
-from landscape.objective.kernels import Kernels, with_graph
-from landscape.objective.named import originals
-from landscape.objective.network import Network
-from landscape.objective.observation import PaddedRows, goes_on_from, nodes_of, originals_in
+from landscape.objective.evaluation.checks import check_elsewhere, check_function, refused_clearly, same
+from landscape.objective.evaluation.kernels import Kernels, with_graph
+from landscape.objective.evaluation.observation import PaddedRows, goes_on_from, nodes_of, originals_in
+from landscape.objective.lending.containers import found
+from landscape.objective.lending.named import originals
+from landscape.objective.lending.network import Network
 from landscape.sums import dot, norm
 
 __all__ = ["Found", "examine"]

@@ -14,11 +14,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from landscape.objective.batches import can_be_split, rows_of, tensors_in
-from landscape.objective.generators import generators_kept, state_of_generators
-from landscape.objective.kernels import Kernels
-from landscape.objective.network import Network
-from landscape.objective.parts import taken, together
+from landscape.objective.data.batches import can_be_split, rows_of, tensors_in
+from landscape.objective.data.parts import taken, together
+from landscape.objective.evaluation.generators import generators_kept, state_of_generators
+from landscape.objective.evaluation.kernels import Kernels
+from landscape.objective.lending.network import Network
 
 __all__ = [
     "FIRST",
@@ -196,7 +196,10 @@ def refused_clearly(cause: Exception, batch: Any, dtype: torch.dtype, which: str
 # to be sorted: more are images
 _MOST_ENTRIES = 10_000_000
 # where errors are raised that say what they are about
-_OURS = tuple(f"landscape.objective.{name}" for name in ("batches", "checks", "evaluation", "loss"))
+_OURS = tuple(
+    f"landscape.objective.{name}"
+    for name in ("data.batches", "evaluation.checks", "evaluation.batch_loss", "evaluation.loss")
+)
 
 
 def same(one: float, other: float, dtype: torch.dtype, tolerance: float | None = None) -> bool:

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from landscape.objective.agreement import agree
-from landscape.objective.batches import mapped
-from landscape.objective.folding import Fold
-from landscape.objective.network import Network
-from landscape.objective.parts import kind_of
+from landscape.objective.data.batches import mapped
+from landscape.objective.data.parts import kind_of
+from landscape.objective.evaluation.agreement import agree
+from landscape.objective.evaluation.folding import Fold
+from landscape.objective.lending.network import Network
 
 __all__ = ["channels_last"]
 

@@ -7,17 +7,17 @@ from typing import Any
 
 import torch
 
-from landscape.objective.batch_norm import POLICIES
-from landscape.objective.batches import can_be_split, rows_of
-from landscape.objective.evaluation import Evaluation
-from landscape.objective.folding import foldable
-from landscape.objective.generators import generators_kept
-from landscape.objective.kernels import with_graph
-from landscape.objective.layout import channels_last
-from landscape.objective.loss import check_call, check_mean
-from landscape.objective.memory import USUAL, examples_at_once
-from landscape.objective.parts import kind_of, taken
-from landscape.objective.reading import is_pair, read_batches
+from landscape.objective.data.batches import can_be_split, rows_of
+from landscape.objective.data.layout import channels_last
+from landscape.objective.data.parts import kind_of, taken
+from landscape.objective.data.reading import is_pair, read_batches
+from landscape.objective.evaluation.batch_loss import Evaluation
+from landscape.objective.evaluation.batch_norm import POLICIES
+from landscape.objective.evaluation.folding import foldable
+from landscape.objective.evaluation.generators import generators_kept
+from landscape.objective.evaluation.kernels import with_graph
+from landscape.objective.evaluation.loss import check_call, check_mean
+from landscape.objective.evaluation.memory import USUAL, examples_at_once
 
 __all__ = ["check_options", "prepare"]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from landscape.objective.checks import refused_clearly
-from landscape.objective.parts import kind_of
+from landscape.objective.data.parts import kind_of
+from landscape.objective.evaluation.checks import refused_clearly
 
 __all__ = ["Met"]
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
-from landscape.objective.containers import same_bits
-from landscape.objective.network import Network
+from landscape.objective.lending.containers import same_bits
+from landscape.objective.lending.network import Network
 
 __all__ = ["buffers_of", "differing", "originals"]
 

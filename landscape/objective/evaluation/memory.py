@@ -11,7 +11,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from landscape.objective.batches import tensors_in
+from landscape.objective.data.batches import tensors_in
 
 __all__ = ["USUAL", "cached_bytes", "examples_at_once", "free_bytes", "saved_bytes"]
 

@@ -1,0 +1,1 @@
+"""The user's network with tensors of ours: what is taken, exchanged, and given back."""
