@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from landscape.objective.lending.containers import found
 from landscape.objective.lending.modes import EMBEDDINGS
 
-__all__ = ["HALF", "can_be_owned", "check_initialised", "check_memory", "checked_dtype"]
+__all__ = ["HALF", "can_be_owned", "check_initialised", "check_kinds", "check_memory", "checked_dtype"]
 
 # evaluated in float32: their rounding would be most of a second derivative
 HALF = (torch.float16, torch.bfloat16)
@@ -64,6 +64,20 @@ def check_initialised(model: nn.Module, what: str = "model") -> None:
             f"{what} has tensors that are made of others, {', '.join(wrapped[:5])}: give it plain ones, such as the "
             "full_tensor() of a distributed or the dequantize() of a quantised one"
         )
+
+
+def check_kinds(modules: Sequence[nn.Module], kinds: Sequence[type]) -> None:
+    """Refuse modules that are of another type than they were.
+
+    Raises:
+        ValueError: one is.
+    """
+    for module, kind in zip(modules, kinds, strict=True):
+        if type(module) is not kind:
+            raise ValueError(
+                f"model has a {kind.__name__} that has become a {type(module).__name__} since this objective was "
+                "made, as parametrizations do: make the objective anew"
+            )
 
 
 def check_memory(model: nn.Module, theta: Sequence[Tensor]) -> None:

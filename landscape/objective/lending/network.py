@@ -14,6 +14,7 @@ Not thread-safe: while one thread evaluates, the network is lent.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from landscape.checkpoints import Checkpoint
-from landscape.objective.lending.acceptance import HALF, can_be_owned, check_initialised, check_memory, checked_dtype
+from landscape.objective.lending import acceptance
 from landscape.objective.lending.containers import (
     Held,
     anew,
@@ -59,6 +60,7 @@ class Network:
         modules: all modules, each once.
         dtype: of theta.
         converted: whether other floating tensors were brought to it.
+        scripted: what its ScriptModules hold outside Python; true where there are any.
 
     Raises:
         TypeError: the network is no ``nn.Module``.
@@ -74,24 +76,24 @@ class Network:
         dtype: torch.dtype | None = None,
         training: bool = False,
     ) -> None:
-        check_initialised(model)
+        acceptance.check_initialised(model)
         self.model = model
-        further = dict.fromkeys(m for root in others for m in root.modules() if can_be_owned(m))
+        further = dict.fromkeys(m for root in others for m in root.modules() if acceptance.can_be_owned(m))
         self.modules = list(dict.fromkeys((*model.modules(), *further)))
         self.made_anew: set[type[nn.Module]] = set()  # of modules: forward makes some at each call
         self.space = ParameterSpace.of(model)
         named = dict(model.named_parameters())
         theirs = [named[name] for name in self.space.names]
-        check_memory(model, theirs)
-        self.dtype = checked_dtype(theirs, dtype)
-        self.converted = dtype is not None or theirs[0].dtype in HALF
+        acceptance.check_memory(model, theirs)
+        self.dtype = acceptance.checked_dtype(theirs, dtype)
+        self.converted = dtype is not None or theirs[0].dtype in acceptance.HALF
         self._kinds = [type(m) for m in self.modules]
-        self._scripted = Scripted(self.modules)
+        self.scripted = Scripted(self.modules)
         self._arrays: set[int] = set()  # which forward writes into
         states = [dict(vars(m)) for m in self.modules]
         self._take(states, held_by(states), theirs, self.dtype if self.converted else None)
         self._training = training
-        self._scripted.set_training(self.modules, training)
+        self.scripted.set_training(self.modules, training)
         self._set(set(self.modules))
 
     @torch.inference_mode(False)
@@ -104,8 +106,8 @@ class Network:
         views = self.space.views(self.flat).values()
         self.weights = [parameter_like(view, given) for view, given in zip(views, theta, strict=True)]
         ours: dict[int, Any] = {id(p): own for p, own in zip(theta, self.weights, strict=True)}
-        copies, self._held = owned([*states, *self._scripted.tensors], held, ours, dtype)
-        self._states, self._scripted = copies[: len(states)], self._scripted.with_tensors(copies[len(states) :])
+        copies, self._held = owned([*states, *self.scripted.tensors], held, ours, dtype)
+        self._states, self.scripted = copies[: len(states)], self.scripted.with_tensors(copies[len(states) :])
         self._moving: set[int] = set()
         self._index()
 
@@ -129,7 +131,7 @@ class Network:
         Raises:
             ValueError: its tensors cannot be.
         """
-        check_initialised(module, f"a {type(module).__name__} that forward or the loss calls")
+        acceptance.check_initialised(module, f"a {type(module).__name__} that forward or the loss calls")
         new = [m for m in module.modules() if m not in set(self.modules)]
         ours: dict[int, Any] = {id(t): t for t in (*self.weights, *self._others)}
         for theirs, state in zip(self.modules, self._states, strict=True):
@@ -143,7 +145,7 @@ class Network:
         copies, self._held = owned([*states, *scripted.tensors], held, ours, self.dtype if self.converted else None)
         self.modules, self._kinds = [*self.modules, *new], [*self._kinds, *map(type, new)]
         self._states = [*self._states, *copies[: len(new)]]
-        self._scripted = self._scripted + scripted.with_tensors(copies[len(new) :])
+        self.scripted = self.scripted + scripted.with_tensors(copies[len(new) :])
         self._set(set(new))
         self._index()
 
@@ -161,8 +163,8 @@ class Network:
             probe: to find out which tensors forward changes in place: all but theta are copied.
 
         Raises:
-            ValueError: the user has changed what kind of module one is since.
-            ValueError: a buffer was changed in place that no ``probe`` found changing.
+            ValueError: the user has changed what kind of module one is since; a buffer was changed in place that no
+                ``probe`` found changing.
         """
         with ExitStack() as stack:
             if torch.is_inference_mode_enabled():  # its tensors could not be watched, nor kept for a graph
@@ -182,20 +184,20 @@ class Network:
         copied = [t for t in self._others if probe or id(t) in self._moving] if probe or self._moving else []
         for tensor in copied:
             swaps[id(tensor)] = own_copy(tensor, None)
-        self._check_kinds()
+        acceptance.check_kinds(self.modules, self._kinds)
         versions = [t._version for t in self._others]
         theirs = [vars(m) for m in self.modules]
         held = [h for h in self._held if probe or not h.array or id(h.container) in self._arrays]
         contents = [h.now() for h in held]
         cached = parametrize._cache, parametrize._cache_enabled
-        scripted = self._scripted.state()
+        scripted = self.scripted.state()
         try:
             try:
                 for module, state in zip(self.modules, anew(self._states, self._which, swaps), strict=True):
                     object.__setattr__(module, "__dict__", state)
                 for one in held:
                     one.put(one.with_swaps(swaps))
-                self._scripted.lend(swaps)
+                self.scripted.lend(swaps)
                 parametrize._cache, parametrize._cache_enabled = {}, 0  # of the user's own weights
                 yield
                 self._adopt(set(adopt))
@@ -217,16 +219,13 @@ class Network:
 
     def _adopt(self, modules: set[nn.Module]) -> None:
         if modules:
-            moving = [i for i, t in enumerate(self._tensors()) if id(t) in self._moving]
-            for module, state in zip(self.modules, self._states, strict=True):
-                if module in modules:
-                    state.update(vars(module))
-            now = held_by(
-                [state for module, state in zip(self.modules, self._states, strict=True) if module in modules]
-            )
+            moving = self._places()
+            adopted = [pair for pair in zip(self.modules, self._states, strict=True) if pair[0] in modules]
+            for module, state in adopted:
+                state.update(vars(module))
+            now = held_by([state for _, state in adopted])
             self._held = list({id(h.container): h for h in (*self._held, *now)}.values())
-            tensors = self._tensors()
-            self._moving = {id(tensors[i]) for i in moving}
+            self._watch(moving)
             self._index()
 
     def _give_back(self, theirs: Sequence[dict], held: Sequence[Held], contents: Sequence[Any], scripted: Any) -> None:
@@ -234,20 +233,7 @@ class Network:
             object.__setattr__(module, "__dict__", state)
         for one, content in zip(held, contents, strict=True):
             one.put(content)
-        self._scripted.give_back(scripted)
-
-    def _check_kinds(self) -> None:
-        for module, kind in zip(self.modules, self._kinds, strict=True):
-            if type(module) is not kind:
-                raise ValueError(
-                    f"model has a {kind.__name__} that has become a {type(module).__name__} since this objective was "
-                    "made, as parametrizations do: make the objective anew"
-                )
-
-    @property
-    def scripted(self) -> bool:
-        """Whether parts are TorchScript."""
-        return bool(self._scripted)
+        self.scripted.give_back(scripted)
 
     @property
     def moving(self) -> int:
@@ -270,17 +256,12 @@ class Network:
             space: some of the names of ours: the other tensors of theta are fixed where they stand.
             dtype: of all floating tensors.
         """
-        other = object.__new__(Network)
-        other.model, other.modules, other._kinds = self.model, self.modules, self._kinds
+        other = copy.copy(self)
         other.space = self.space if space is None else space
         other.dtype, other.converted = dtype or self.dtype, self.converted or dtype is not None
-        other._scripted, other._arrays = self._scripted, self._arrays
-        other._training, other.made_anew = self._training, self.made_anew
         own = dict(zip(self.space.names, self.weights, strict=True))
         other._take(self._states, self._held, [own[name] for name in other.space.names], dtype)
-        moving = [i for i, t in enumerate(self._tensors()) if id(t) in self._moving]
-        tensors = other._tensors()
-        other._moving = {id(tensors[i]) for i in moving}
+        other._watch(self._places())
         return other
 
     def named_tensors(self) -> dict[str, Tensor]:
@@ -307,4 +288,12 @@ class Network:
 
     def _tensors(self) -> list[Tensor]:
         """All of ours, each once."""
-        return list({id(t): t for t in every(Tensor, [*self._states, *self._scripted.tensors], self._held)}.values())
+        return list({id(t): t for t in every(Tensor, [*self._states, *self.scripted.tensors], self._held)}.values())
+
+    def _places(self) -> list[int]:
+        """Which of them forward changes in place."""
+        return [i for i, t in enumerate(self._tensors()) if id(t) in self._moving]
+
+    def _watch(self, places: Sequence[int]) -> None:
+        tensors = self._tensors()
+        self._moving = {id(tensors[i]) for i in places}
