@@ -136,6 +136,13 @@ def test_the_pictures_of_the_readme_are_there_and_made_by_a_target():
     assert README.index(pictures[1]) < README.index("## ")  # in the first screen
 
 
+def test_the_glossary_names_modules_that_there_are():
+    paths = set(re.findall(r"`((?:landscape|optim)/[\w/]+\.py)`", (ROOT / "docs" / "notation.md").read_text()))
+    assert len(paths) > 20
+    for path in paths:
+        assert (ROOT / path).is_file(), path
+
+
 def test_links_lead_somewhere():
     guides = sorted((ROOT / "docs").glob("*.md"))
     for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md", *guides):

@@ -66,7 +66,7 @@ def sharpest_ascent(
     is negligible and f is its parabola, radius times the top eigenvector. How far f rises there is the sharpness of
     Keskar et al. 2017 (theirs is over a box, and relative to 1 + f).
 
-    The ascent is that of ``landscape.ascent``, and starts at theta with the step of SAM.
+    The ascent is that of ``landscape.directions.ascent``, and starts at theta with the step of SAM.
 
     Args:
         objective: f.
