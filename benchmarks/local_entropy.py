@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from landscape import Hessian, ModelObjective, eigenpairs, local_entropy
 from landscape.local_entropy.smc.moves import move
 from landscape.local_entropy.smc.potential import Potential
-from landscape.objective.at_once import by_vmap
+from landscape.objective.batched import vmapped
 from landscape.results import LocalEntropy
 
 FEWER = {"populations": 4, "chains": 2, "moves": 8, "tol": 0.2}  # for LeNet
@@ -257,7 +257,7 @@ def lenet(model: nn.Module, images: tuple[Tensor, Tensor]) -> None:
 def at_once(name: str, model: nn.Module, data: tuple[Tensor, Tensor], particles: int) -> None:
     """A gradient where several are wanted: one after the other, and by vmap, which SMC uses for perceptrons."""
     f = ModelObjective(model, nn.CrossEntropyLoss(), data)
-    points, (together, _) = torch.stack([f.theta] * particles), by_vmap(f)
+    points, (together, _) = torch.stack([f.theta] * particles), vmapped(f)
     times = medians(
         {
             "one after the other": lambda: [f.value_and_gradient(point) for point in points],

@@ -37,8 +37,8 @@ from landscape.parameters import check_vector
 from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new
 from landscape.results import Barrier, BarrierMatrix, Cost
-from landscape.slices.policies import batch_norm_of, to_walk_between
-from landscape.slices.walk import measure
+from landscape.slices.policies import batch_norm_of, recalibrated_between
+from landscape.slices.sweep import measure
 from landscape.sums import norm
 
 __all__ = ["barrier", "barrier_matrix"]
@@ -219,7 +219,7 @@ def _ends(objective: Objective, a: Checkpoint | Tensor, b: Checkpoint | Tensor) 
     _check_rest(first, second)
     theta_a = first.theta if isinstance(a, Checkpoint) else _point("checkpoint_a", a, objective)
     theta_b = second.theta if isinstance(b, Checkpoint) else _point("checkpoint_b", b, objective)
-    return to_walk_between(first), theta_a, theta_b
+    return recalibrated_between(first), theta_a, theta_b
 
 
 def _point(name: str, theta: Tensor, objective: Objective) -> Tensor:

@@ -34,8 +34,8 @@ from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new, unit
 from landscape.results import BezierPath, Cost
 from landscape.results.bezier import bezier_length, bezier_point
-from landscape.slices.policies import batch_norm_of, to_walk_between
-from landscape.slices.walk import measure
+from landscape.slices.policies import batch_norm_of, recalibrated_between
+from landscape.slices.sweep import measure
 from landscape.sums import norm
 
 __all__ = ["bezier_path"]
@@ -97,8 +97,8 @@ def bezier_path(
         -3.0
     """
     start = time.perf_counter()
-    objective = to_walk_between(objective)
-    batches = [objective] if batches is None else [to_walk_between(batch) for batch in batches]
+    objective = recalibrated_between(objective)
+    batches = [objective] if batches is None else [recalibrated_between(batch) for batch in batches]
     _check(objective, theta_a, theta_b, steps, points, batches)
     a, b = (theta.detach().to(objective.device, objective.dtype) for theta in (theta_a, theta_b))
     distance = norm(b - a)

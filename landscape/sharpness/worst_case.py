@@ -7,8 +7,8 @@ In coordinates u with theta' = theta + c u, c a scale per weight, and a ball ||u
     epsilon-sharpness      100 (max over |u_i| <= epsilon of f(theta + c u) - f) / (1 + f)        (Keskar et al. 2017)
 
 with c = 1, or c = |theta| for what is called adaptive (ASAM; Kwon et al. 2021), and c = |theta| + 1 for Keskar's. SAM's
-is the first-order guess of the maximiser. The maximum is sought by the ascent of ``landscape.directions.ascent``, from the
-ball's centre and from random points of its boundary, so that what is found is a lower bound.
+is the first-order guess of the maximiser. The maximum is sought by the ascent of ``landscape.directions.ascent``, from
+the ball's centre and from random points of its boundary, so that what is found is a lower bound.
 """
 
 from __future__ import annotations

@@ -3,6 +3,6 @@
 from landscape.slices.line import line, line_band
 from landscape.slices.path import path
 from landscape.slices.plane import plane
-from landscape.slices.walk import estimate_seconds
+from landscape.slices.sweep import estimate_seconds
 
 __all__ = ["estimate_seconds", "line", "line_band", "path", "plane"]

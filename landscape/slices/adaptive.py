@@ -26,7 +26,7 @@ import torch
 from scipy.interpolate import RBFInterpolator
 
 from landscape.progress import Progress
-from landscape.slices.walk import Index, Walk
+from landscape.slices.sweep import Index, Sweep
 
 __all__ = ["refine"]
 
@@ -38,12 +38,18 @@ Cell = tuple[tuple[int, int], tuple[int, int]]  # its first and last row, its fi
 
 
 def refine(
-    walk: Walk, a: np.ndarray, b: np.ndarray, tol: float, held_out: int, generator: torch.Generator, progress: Progress
+    sweep: Sweep,
+    a: np.ndarray,
+    b: np.ndarray,
+    tol: float,
+    held_out: int,
+    generator: torch.Generator,
+    progress: Progress,
 ) -> tuple[np.ndarray, int, np.ndarray]:
-    """Measure where it is needed, and interpolate all other ``walk.table.values``.
+    """Measure where it is needed, and interpolate all other ``sweep.table.values``.
 
     Args:
-        walk: over the plane.
+        sweep: over the plane.
         a: coordinates of the rows, increasing.
         b: coordinates of the columns, increasing.
         tol: the miss allowed, as a share of the range.
@@ -55,13 +61,13 @@ def refine(
         Which points were evaluated, bool (A, B); how many were held out; the largest miss among these for each
         objective, in units of its loss, NaN where there was none.
     """
-    values = walk.table.values  # (objectives, A, B, quantities), the loss first
+    values = sweep.table.values  # (objectives, A, B, quantities), the loss first
     known = np.zeros((len(a), len(b)), dtype=bool)
     places = np.stack(np.meshgrid(_scaled(a), _scaled(b), indexing="ij"), axis=-1)  # (A, B, 2)
 
     def evaluate(points: Iterable[Index]) -> None:
         new = sorted({point for point in points if not known[point]})
-        walk.visit(new, progress, "plane")
+        sweep.visit(new, progress, "plane")
         for point in new:
             known[point] = True
 
@@ -99,7 +105,7 @@ def refine(
     if len(chosen):
         largest = misses_at([(int(i), int(j)) for i, j in rest[chosen]]).max(axis=1)
     for v in values:
-        v[~known] = _interpolated(places, known, v, places[~known]).clip(*walk.limits)
+        v[~known] = _interpolated(places, known, v, places[~known]).clip(*sweep.limits)
     return known, len(chosen), largest
 
 

@@ -35,7 +35,7 @@ def named(objective: Objective | Mapping[str, Objective]) -> dict[str, Objective
 def in_common(objectives: Mapping[str, Objective], **tensors: Tensor) -> list[Tensor]:
     """Points and directions, by the names of their arguments, on one device and in the widest of their dtypes.
 
-    The walk is in that dtype, and rounded to the network's where it is evaluated: a plane through networks in float32,
+    The sweep is in that dtype, and rounded to the network's where it is evaluated: a plane through networks in float32,
     given in float64, so goes through them exactly.
 
     Raises:

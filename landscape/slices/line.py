@@ -23,8 +23,8 @@ from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new
 from landscape.results import Line, LineBand
 from landscape.slices.checks import checked_coordinates, checked_direction, in_common, named
-from landscape.slices.policies import gathers_anew
-from landscape.slices.walk import Index, Walk, as_given, measure
+from landscape.slices.policies import recalibrates
+from landscape.slices.sweep import Index, Sweep, measure, single_or_dict
 from landscape.sums import dot, norm
 
 __all__ = ["line", "line_band"]
@@ -56,7 +56,7 @@ def line(
             ``"filter"`` or ``"layer"`` for multiples of a d of that normalization, whose axis is then named by it.
         derivatives: whether to find g'd and d'Hd at theta too, for one gradient and one Hessian-vector product. They
             hold BatchNorm's statistics fixed, and so are not those of a line that gathers them at every point.
-        store: a folder (conventionally ``*.zarr``) that keeps each point once it is measured: a walk that was
+        store: a folder (conventionally ``*.zarr``) that keeps each point once it is measured: a sweep that was
             interrupted goes on from there, and several processes share it. Default: memory only.
         progress: called as ``progress(points, "line")``; ``tqdm.tqdm`` fits.
 
@@ -79,7 +79,7 @@ def line(
     objectives, a = named(objective), checked_coordinates("coordinates", coordinates)
     theta, d = in_common(objectives, theta=theta, direction=direction)
     length = checked_direction("direction", d, theta, unit, objectives)
-    if derivatives and (moving := [name for name, f in objectives.items() if gathers_anew(f)]):
+    if derivatives and (moving := [name for name, f in objectives.items() if recalibrates(f)]):
         raise ValueError(
             f"derivatives=True with batch_norm='recalibrated' (objectives {moving}), whose derivatives hold the "
             "statistics fixed: give derivatives=False, or objectives with batch_norm='frozen' or 'batch'"
@@ -91,7 +91,7 @@ def line(
         torch.add(theta, d, alpha=scale * float(a[index]), out=there)
         return [measure(f, there) for f in objectives.values()]
 
-    walk = Walk(
+    sweep = Sweep(
         objectives,
         {"coordinates": a},
         origin=[measure(f, theta) for f in objectives.values()],
@@ -102,12 +102,12 @@ def line(
     )
     unknown = (float("nan"), float("nan"))
     slopes = [_derivatives(f, theta, scale * d) if derivatives else unknown for f in objectives.values()]
-    walk.visit(np.ndindex(len(a)), progress, "line")
-    cost = walk.cost(start, gradients=int(derivatives), products=int(derivatives))
+    sweep.visit(np.ndindex(len(a)), progress, "line")
+    cost = sweep.cost(start, gradients=int(derivatives), products=int(derivatives))
     lines = {
         name: Line(
             coordinates=a,
-            **walk.fields(name),
+            **sweep.fields(name),
             slope=slope,
             curvature=curvature,
             eps=torch.finfo(objectives[name].dtype).eps,
@@ -117,7 +117,7 @@ def line(
         )
         for name, (slope, curvature) in zip(objectives, slopes, strict=True)
     }
-    return as_given(objective, lines)
+    return single_or_dict(objective, lines)
 
 
 @overload
@@ -178,7 +178,7 @@ def line_band(
         torch.add(theta, d, alpha=float(a[i]), out=there)
         return [measure(f, there) for f in objectives.values()]
 
-    walk = Walk(
+    sweep = Sweep(
         objectives,
         {"direction": np.arange(directions), "coordinates": a},
         origin=[measure(f, theta) for f in objectives.values()],
@@ -187,18 +187,18 @@ def line_band(
         store=store,
         signature={"slice": "band", "theta": theta, "seeds": seeds, "normalization": normalization},
     )
-    walk.visit(np.ndindex(directions, len(a)), progress, "band of lines")
+    sweep.visit(np.ndindex(directions, len(a)), progress, "band of lines")
     bands = {}
     for name in objectives:
-        fields = walk.fields(name)
+        fields = sweep.fields(name)
         bands[name] = LineBand(
             coordinates=a,
             **{field.name: fields[field.name] for field in dataclasses.fields(LineBand) if field.name in fields},
             direction_norms=norms,
             unit="direction" if normalization == "none" else normalization,
-            cost=walk.cost(start),
+            cost=sweep.cost(start),
         )
-    return as_given(objective, bands)
+    return single_or_dict(objective, bands)
 
 
 def _derivatives(objective: Objective, theta: Tensor, d: Tensor) -> tuple[float, float]:

@@ -28,7 +28,7 @@ from landscape.progress import Progress, silent
 from landscape.results import Line
 from landscape.slices.checks import checked_coordinates, in_common, named
 from landscape.slices.policies import keeps_statistics
-from landscape.slices.walk import Walk, as_given, measure
+from landscape.slices.sweep import Sweep, measure, single_or_dict
 from landscape.sums import norm
 
 __all__ = ["path"]
@@ -87,7 +87,7 @@ def path(
         raise ValueError(
             f"a is a {type(a).__name__} and b a {type(b).__name__}: give two tensors of weights, or two Checkpoints"
         )
-    walk = Walk(
+    sweep = Sweep(
         objectives,
         {"coordinates": t},
         origin=measure_between(0.0),
@@ -96,21 +96,21 @@ def path(
         store=store,
         signature={"slice": "path", **identity},
     )
-    walk.visit(np.ndindex(len(t)), progress, "path")
+    sweep.visit(np.ndindex(len(t)), progress, "path")
     lines = {
         name: Line(
             coordinates=t,
-            **walk.fields(name) | ({"batch_norm": "interpolated"} if mixes and keeps_statistics(f) else {}),
+            **sweep.fields(name) | ({"batch_norm": "interpolated"} if mixes and keeps_statistics(f) else {}),
             slope=float("nan"),
             curvature=float("nan"),
             eps=torch.finfo(objectives[name].dtype).eps,
             direction_norm=norm(ends[1] - ends[0]),
             unit="path",
-            cost=walk.cost(start),
+            cost=sweep.cost(start),
         )
         for name, f in objectives.items()
     }
-    return as_given(objective, lines)
+    return single_or_dict(objective, lines)
 
 
 Ends = tuple[Tensor, Tensor]

@@ -19,7 +19,7 @@ from landscape.randomness import generator_or_new
 from landscape.results import Plane
 from landscape.slices.adaptive import refine
 from landscape.slices.checks import checked_coordinates, checked_direction, in_common, named
-from landscape.slices.walk import Index, Walk, as_given, measure
+from landscape.slices.sweep import Index, Sweep, measure, single_or_dict
 from landscape.sums import dot
 
 __all__ = ["plane"]
@@ -114,7 +114,7 @@ def plane(
         torch.add(row, d2, alpha=scale_2 * float(b[j]), out=there)
         return [measure(f, there) for f in objectives.values()]
 
-    walk = Walk(
+    sweep = Sweep(
         objectives,
         {"a": a, "b": b},
         origin=[measure(f, theta) for f in objectives.values()],
@@ -123,17 +123,17 @@ def plane(
         store=store,
         signature={"slice": "plane", "theta": theta, "direction_a": d1, "direction_b": d2, "unit": unit},
     )
-    evaluated, checks, misses = np.ones(walk.table.shape, dtype=bool), 0, np.full(len(objectives), np.nan)
+    evaluated, checks, misses = np.ones(sweep.table.shape, dtype=bool), 0, np.full(len(objectives), np.nan)
     if tol is None:
-        walk.visit(np.ndindex(*walk.table.shape), progress, "plane")
+        sweep.visit(np.ndindex(*sweep.table.shape), progress, "plane")
     else:
-        evaluated, checks, misses = refine(walk, a, b, tol, held_out, generator_or_new(generator), progress)
+        evaluated, checks, misses = refine(sweep, a, b, tol, held_out, generator_or_new(generator), progress)
     fingerprint = fingerprints(theta, d1, d2)
     planes = {
         name: Plane(
             a=a,
             b=b,
-            **walk.fields(name),
+            **sweep.fields(name),
             evaluated=evaluated,
             tol=tol or 0.0,
             held_out=checks,
@@ -142,8 +142,8 @@ def plane(
             cosine=cosine,
             fingerprint=fingerprint,
             unit=unit,
-            cost=walk.cost(start),
+            cost=sweep.cost(start),
         )
         for name, miss in zip(objectives, misses, strict=True)
     }
-    return as_given(objective, planes)
+    return single_or_dict(objective, planes)

@@ -7,7 +7,7 @@ from typing import TypeVar
 from landscape.objective import ModelObjective, Objective
 from landscape.objective.tensors import statistics
 
-__all__ = ["batch_norm_of", "gathers_anew", "keeps_statistics", "to_walk_between"]
+__all__ = ["batch_norm_of", "keeps_statistics", "recalibrated_between", "recalibrates"]
 
 F = TypeVar("F", bound=Objective)
 
@@ -17,8 +17,8 @@ def batch_norm_of(objective: Objective) -> str:
     return objective.batch_norm if isinstance(objective, ModelObjective) else ""
 
 
-def gathers_anew(objective: Objective) -> bool:
-    """Whether there are statistics that it gathers again at every point."""
+def recalibrates(objective: Objective) -> bool:
+    """Whether it has statistics, and recalibrates them at every point."""
     return batch_norm_of(objective) == "recalibrated" and _has_statistics(objective)
 
 
@@ -27,7 +27,7 @@ def keeps_statistics(objective: Objective) -> bool:
     return batch_norm_of(objective) == "frozen" and _has_statistics(objective)
 
 
-def to_walk_between(objective: F) -> F | ModelObjective:
+def recalibrated_between(objective: F) -> F | ModelObjective:
     """The objective, or where it has frozen statistics the same with those gathered again at every point.
 
     Statistics, and the vectors of spectral normalisation, belong to the weights they were gathered at: between two

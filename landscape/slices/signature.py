@@ -1,7 +1,7 @@
 """What the points of a store depend on: it is gone on with by the same function along the same slice alone.
 
 Tensors, and the settings of a loss of ``torch.nn``, go in by value. Code does not: what a network's forward or a loss
-of the user's does, the walk sees by measuring one point of the store again.
+of the user's does, the sweep sees by measuring one point of the store again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from landscape.objective import ModelObjective, Objective
 from landscape.objective.data.batches import digest
 from landscape.objective.tensors import fixed_tensors
-from landscape.slices.policies import gathers_anew, keeps_statistics
+from landscape.slices.policies import keeps_statistics, recalibrates
 
 __all__ = ["signature"]
 
@@ -36,7 +36,7 @@ def signature(
                 f.weight_decay,
                 [f.whole_batches, f.noise or "", f.mode],
                 f.data_digest(),
-                digest(f._calibration) if gathers_anew(f) else "",
+                digest(f._calibration) if recalibrates(f) else "",
                 _hashed(fixed),
                 _settings(f._evaluation.loss),
             ]

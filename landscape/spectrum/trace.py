@@ -1,7 +1,7 @@
 """The trace of a symmetric operator A (n, n) from p products, with a standard error.
 
-The methods, and what they are good for, are those of ``landscape.spectrum.trace_estimators``: the mean of draws is the estimate,
-their spread its error. Products double until the error is small enough.
+The methods, and what they are good for, are those of ``landscape.spectrum.trace_estimators``: the mean of draws is the
+estimate, their spread its error. Products double until the error is small enough.
 """
 
 from __future__ import annotations

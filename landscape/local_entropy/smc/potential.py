@@ -22,7 +22,7 @@ from torch import Tensor
 
 from landscape.local_entropy.smc.initial_distribution import gaussian_approximation
 from landscape.objective import Objective
-from landscape.objective.at_once import values_and_gradients
+from landscape.objective.batched import values_and_gradients
 from landscape.objective.contract import number
 from landscape.results import Eigenpairs
 

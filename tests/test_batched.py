@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from landscape import ModelObjective
-from landscape.objective import at_once
-from landscape.objective.at_once import values_and_gradients
+from landscape.objective import batched
+from landscape.objective.batched import values_and_gradients
 
 N = 30
 
@@ -79,7 +79,7 @@ def test_rows_that_the_caches_do_not_hold_together_are_divided(monkeypatch: pyte
     f = ModelObjective(perceptron(nn.Tanh()), nn.CrossEntropyLoss(), data())
     x = thetas(f)
     whole = values_and_gradients(f)[0](x)
-    monkeypatch.setattr(at_once, "cached_bytes", lambda device: 1.0)
+    monkeypatch.setattr(batched, "cached_bytes", lambda device: 1.0)
     values, gradients = values_and_gradients(f)[0](x)
     np.testing.assert_allclose(values, whole[0], rtol=1e-12)  # rounding, as above
     torch.testing.assert_close(gradients, whole[1], rtol=1e-10, atol=1e-12)

@@ -1,4 +1,4 @@
-"""Losses and gradients at many thetas at once."""
+"""Losses and gradients at a batch of thetas, by ``torch.vmap`` where that is faster."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from landscape.objective.evaluation.memory import cached_bytes, saved_bytes
 from landscape.objective.model import ModelObjective
 from landscape.sums import norm
 
-__all__ = ["by_vmap", "values_and_gradients"]
+__all__ = ["values_and_gradients", "vmapped"]
 
 # thetas (P, n) -> f (P,) in float64, and its gradients (P, n)
 Many = Callable[[Tensor], tuple[np.ndarray, Tensor]]
@@ -40,7 +40,7 @@ def values_and_gradients(objective: Objective) -> tuple[Many, int]:
 
     if isinstance(objective, ModelObjective) and _is_perceptron(objective):
         try:
-            together, rows = by_vmap(objective)
+            together, rows = vmapped(objective)
             if _agree(together, in_turn, objective.theta):
                 return together, rows
         except RuntimeError:  # torch cannot batch something in the network, the loss or forward
@@ -48,12 +48,12 @@ def values_and_gradients(objective: Objective) -> tuple[Many, int]:
     return in_turn, 1
 
 
-def by_vmap(objective: ModelObjective) -> tuple[Many, int]:
+def vmapped(objective: ModelObjective) -> tuple[Many, int]:
     """The same for any network that ``torch.vmap`` can batch, with as many rows in a call as the caches hold."""
     decay, (first, _) = objective.weight_decay, objective._batches[0]
     held = saved_bytes(lambda: objective._evaluation.loss_on(first), [objective.theta, *tensors_in(first)])
     held += objective.size * objective.theta.element_size()
-    at_once = max(1, int(cached_bytes(objective.device) / held))
+    rows = max(1, int(cached_bytes(objective.device) / held))
 
     def losses(thetas: Tensor, batch: Any) -> Tensor:
         def of(theta: Tensor) -> Tensor:
@@ -73,11 +73,11 @@ def by_vmap(objective: ModelObjective) -> tuple[Many, int]:
         return values.numpy(), gradients.to(thetas)
 
     def together(thetas: Tensor) -> tuple[np.ndarray, Tensor]:
-        parts = thetas.tensor_split(math.ceil(len(thetas) / at_once))
+        parts = thetas.tensor_split(math.ceil(len(thetas) / rows))
         values, gradients = zip(*map(some, parts), strict=True)
         return np.concatenate(values), torch.cat(gradients)
 
-    return together, at_once
+    return together, rows
 
 
 def _is_perceptron(objective: ModelObjective) -> bool:

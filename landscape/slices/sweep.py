@@ -1,4 +1,4 @@
-"""The walk over a grid of points, at each of which the objectives are measured.
+"""The sweep over a grid of points, at each of which the objectives are measured.
 
 Moving to a point is one addition into a vector that is kept, and one copy of it into the network's weights.
 """
@@ -26,7 +26,7 @@ from landscape.slices.policies import batch_norm_of
 from landscape.slices.signature import signature as signature_of
 from landscape.slices.table import Table
 
-__all__ = ["Index", "Walk", "as_given", "estimate_seconds", "measure"]
+__all__ = ["Index", "Sweep", "estimate_seconds", "measure", "single_or_dict"]
 
 Index = tuple[int, ...]
 R = TypeVar("R")
@@ -41,7 +41,7 @@ _QUANTITIES = {
 }
 
 
-class Walk:
+class Sweep:
     """Measurements of objectives over a grid, each made once.
 
     Args:
@@ -121,7 +121,7 @@ class Walk:
         }
 
     def cost(self, start: float, **others: int) -> Cost:
-        """Of one objective: what this walk evaluated itself, since ``start``."""
+        """Of one objective: what this sweep evaluated itself, since ``start``."""
         return Cost(values=self.evaluations, seconds=time.perf_counter() - start, **others)
 
     def _quantities(self, found: Examples, origin: Examples) -> np.ndarray:
@@ -131,7 +131,7 @@ class Walk:
         return np.array([loss, found.stderr(), found.stderr(origin), accuracy, found.accuracy_stderr(), *classes])
 
 
-def as_given(objective: Objective | Mapping[str, Objective], results: dict[str, R]) -> Any:
+def single_or_dict(objective: Objective | Mapping[str, Objective], results: dict[str, R]) -> Any:
     """One result for one objective, results by name for several."""
     return results if isinstance(objective, Mapping) else next(iter(results.values()))
 
@@ -140,7 +140,7 @@ def measure(objective: Objective, theta: Tensor) -> Examples:
     """f and all that is known of its examples at theta."""
     if isinstance(objective, ModelObjective):
         return objective.per_example(theta)
-    # others may keep theta, but the walk goes on in the same vector
+    # others may keep theta, but the sweep goes on in the same vector
     value = number(objective.value(theta.to(objective.dtype, copy=True)))
     nothing = np.empty(0)
     return Examples({"loss": value}, loss=np.array([value]), counts=np.ones(1), right=nothing, class_accuracy=nothing)
