@@ -1,16 +1,17 @@
-"""What planes of the loss cost, beside a plain loop, loss-landscapes and Landscaper.
+"""The cost of planes of the loss, compared with a plain loop, loss-landscapes and Landscaper.
 
     python benchmarks/slices.py MNIST --landscaper PYTHON    # the folder with MNIST's four IDX files
-    python benchmarks/slices.py MNIST --tried                # what was tried and not kept
+    python benchmarks/slices.py MNIST --tried                # alternatives that were rejected
 
-In each round each rival measures the same plane by its own function: 5 x 5 points (LeNet) or 3 x 3 (ResNet-20) stand
-for the 21 x 21 of a picture. Micro-batches are of 128, which suit the plain loop, and so the peers, best; ours takes
-its default, and a row besides is at 256. "Forward" is the time of the user's network in micro-batches of 128, without a
-loss and without moving. The truth is the network in float64 at each point. All processes keep freed memory.
+In each round each package evaluates the same plane by its own function: 5 x 5 points (LeNet) or 3 x 3 (ResNet-20)
+represent the 21 x 21 of a plot. Micro-batches are of 128, the fastest size for the plain loop and so for the other
+packages; ours uses its default, and 256 in a further row. "Forward" is the time of the user's network in micro-batches
+of 128, without a loss and without changing the weights. The truth is the network in float64 at each point. All
+processes keep freed memory.
 
-In Landscaper's planes each tensor of a direction has the norm sqrt(numel), whatever is given, and the whole the norm of
-theta: so all are given such directions. It needs NumPy 1.26, hence PYTHON, an interpreter in whose environment it is;
-the network goes there through a file, as torch.fx writes it: the same modules with the same calls.
+Landscaper scales each tensor of a direction to the norm sqrt(numel), and the whole to the norm of theta, so all
+packages get such directions. It needs NumPy 1.26, so PYTHON is the interpreter of another environment; the network is
+passed through a file written by torch.fx, with the same modules and calls.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ BATCH = 128
 
 @dataclass(frozen=True)
 class Square:
-    """A network, its data, and the plane through it that all rivals measure."""
+    """A network, its data, and the plane through it that all packages evaluate."""
 
     points: int  # a side; an odd number, so that the middle is theta
     model: nn.Module
@@ -111,7 +112,7 @@ def ours(square: Square, batch_size: int | str = "auto") -> Callable[[], np.ndar
 
 
 def with_loss_landscapes(square: Square) -> Callable[[], np.ndarray]:
-    """Its rows 1, 3, ... are a step off: they are put where they belong, and what then lacks is NaN."""
+    """Its rows 1, 3, ... are shifted by a step: shifted back here, with NaN for the missing point."""
     middle = square.points // 2
     # it steps along the second direction before it measures
     corner = square.at(-STEP * middle, -STEP * (middle + 1))
@@ -203,7 +204,7 @@ def race(name: str, square: Square, python: str | None, rounds: int) -> None:
 
 
 def adaptive(name: str, model: nn.Module, data: tuple[Tensor, Tensor], seeds: int) -> None:
-    """Filter-normalised planes of 21 x 21 at tol = 1 %, against the full ones."""
+    """Filter-normalised planes of 21 x 21 at tol = 1 %, compared with the full ones."""
     f = ModelObjective(model, nn.CrossEntropyLoss(), data)
     t = np.linspace(-1, 1, 21)
     for seed in range(seeds):
@@ -211,21 +212,21 @@ def adaptive(name: str, model: nn.Module, data: tuple[Tensor, Tensor], seeds: in
         d1, d2 = (random_direction(f, f.theta, generator=generator) for _ in range(2))
         full = plane(f, f.theta, d1, d2, t, t, unit="filter")
         some = plane(f, f.theta, d1, d2, t, t, unit="filter", tol=0.01, generator=generator)
-        error, told = (np.max(abs(some.loss - full.loss)), some.held_out_error) / np.ptp(full.loss)
+        error, held_out = (np.max(abs(some.loss - full.loss)), some.held_out_error) / np.ptp(full.loss)
         evaluations = int(some.evaluated.sum())
         print(
             f"| {name}, seed {seed} | {evaluations} | {full.loss.size / evaluations:.1f} | {100 * error:.2f} % | "
-            f"{100 * told:.2f} % | {full.cost.seconds:.1f} s | {some.cost.seconds:.1f} s |",
+            f"{100 * held_out:.2f} % | {full.cost.seconds:.1f} s | {some.cost.seconds:.1f} s |",
             flush=True,
         )
 
 
 def tried(name: str, model: nn.Module, data: tuple[Tensor, Tensor], rounds: int = 5) -> None:
-    """Other ways to the loss at one point."""
+    """Other methods to evaluate the loss at one point."""
     x, y = data
     f = ModelObjective(model, nn.CrossEntropyLoss(), data, batch_size=256)
     last = (x.to(memory_format=torch.channels_last), y)
-    torch.compiler.config.force_disable_caches = True  # the time of the first compilation is wanted
+    torch.compiler.config.force_disable_caches = True  # to measure the time of the first compilation
     compiled = torch.compile(copy.deepcopy(model).to(memory_format=torch.channels_last))
     half = copy.deepcopy(model).bfloat16()
     four = {k: torch.stack([v.detach()] * 4) for k, v in model.named_parameters()}
@@ -238,12 +239,12 @@ def tried(name: str, model: nn.Module, data: tuple[Tensor, Tensor], rounds: int 
 
     @torch.no_grad()
     def first_layer_is_linear() -> float:
-        """Its outputs at theta + b d are those at theta and b times those of d: one sum for each point."""
+        """The first layer's outputs at theta + b d are those at theta plus b times those of d: one sum per point."""
         outputs = (rest(z.add(z, alpha=1e-9)) for z in first)
         return float(nn.functional.cross_entropy(torch.cat(list(outputs)), y))
 
     @torch.no_grad()
-    def four_at_once() -> float:
+    def vmap_over_four() -> float:
         return float(nn.functional.cross_entropy(torch.cat([at_four(four, u)[0] for u in x.split(BATCH)]), y))
 
     def on_one_thread() -> float:
@@ -260,7 +261,7 @@ def tried(name: str, model: nn.Module, data: tuple[Tensor, Tensor], rounds: int 
         "channels last alone": lambda: mean_loss(model, last, BATCH),
         "torch.compile, channels last": lambda: mean_loss(compiled, last, BATCH),
         "bfloat16": lambda: mean_loss(lambda u: half(u.bfloat16()).float(), last, BATCH),
-        "vmap over 4 points": four_at_once,
+        "vmap over 4 points": vmap_over_four,
         "first layer as a sum": first_layer_is_linear,
     }
     start = time.perf_counter()
@@ -269,7 +270,7 @@ def tried(name: str, model: nn.Module, data: tuple[Tensor, Tensor], rounds: int 
     print("\n| network | one point by | time | relative error |\n|---|---|---|---|")
     truth, times = ways["ours, 256 at once"](), medians(ways, rounds)
     for who, way in ways.items():
-        seconds = times[who] / (4 if way is four_at_once else 1)
+        seconds = times[who] / (4 if way is vmap_over_four else 1)
         print(f"| {name} | {who} | {1e3 * seconds:.0f} ms | {abs(way() / truth - 1):.0e} |", flush=True)
 
 
@@ -277,7 +278,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("mnist", help="the folder with MNIST's four IDX files")
     parser.add_argument("--landscaper", metavar="PYTHON", help="the interpreter of an environment with Landscaper")
-    parser.add_argument("--tried", action="store_true", help="measure what was not kept, and nothing else")
+    parser.add_argument("--tried", action="store_true", help="measure the rejected alternatives only")
     given = parser.parse_args()
     keep_memory()
     lenet, images = trained_lenet(given.mnist)

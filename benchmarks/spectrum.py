@@ -1,4 +1,4 @@
-"""What spectra cost, and how near they are to the truth, beside PyHessian, curvlinops and hessian-eigenthings.
+"""The cost and accuracy of spectra, compared with PyHessian, curvlinops and hessian-eigenthings.
 
     python benchmarks/spectrum.py MNIST --landscaper PYTHON    # the folder with MNIST's four IDX files
 
@@ -61,7 +61,7 @@ def batches_of(data: tuple[Tensor, Tensor]) -> list[tuple[Tensor, Tensor]]:
 
 
 def hessian_of(who: str, model: nn.Module, data: tuple[Tensor, Tensor]) -> Any:
-    """The same Hessian, as each package has it."""
+    """The same Hessian as an operator of each package."""
     loss, batches = nn.CrossEntropyLoss(), batches_of(data)
     if who == "PyHessian":
         return pyhessian.hessian(model, loss, dataloader=batches, cuda=False)
@@ -88,7 +88,7 @@ def product(operator: object, v: Tensor, params: list[nn.Parameter]) -> Callable
 
 
 def landscaper_hessian(model: nn.Module, batches: object, v: object) -> Callable[[str, int], float]:
-    """Seconds of what is asked for. It runs in Landscaper's environment."""
+    """Seconds of the requested analysis. Runs in Landscaper's environment."""
     import time
 
     from landscaper.hessian import PyHessian
@@ -113,7 +113,7 @@ def landscaper_hessian(model: nn.Module, batches: object, v: object) -> Callable
 def with_landscaper(
     python: str | None, model: nn.Module, data: tuple[Tensor, Tensor], v: Tensor
 ) -> Iterator[dict[str, Callable[..., float]]]:
-    """By its name, if there is an interpreter for it."""
+    """Landscaper by its name, if an interpreter for it is given."""
     if python is None:
         yield {}
         return
@@ -140,7 +140,7 @@ def products(name: str, model: nn.Module, data: tuple[Tensor, Tensor], python: s
 
 
 def layouts(name: str, model: nn.Module, data: tuple[Tensor, Tensor]) -> None:
-    """What folding BatchNorm and laying channels last each bring: all else is the same."""
+    """The separate gains of folding BatchNorm and of the channels-last format."""
     kinds = ("both", "channels last alone", "folding alone", "neither")
     functions: dict[str, Callable[[], object]] = {}
     v = torch.randn(sum(p.numel() for p in model.parameters()))
@@ -172,7 +172,7 @@ def micro_batches(model: nn.Module, data: tuple[Tensor, Tensor]) -> None:
 
 
 def pairs_of(who: str, operator: object, which: str) -> tuple[np.ndarray, int, float]:
-    """Eigenvalues, products and seconds of each package, with the settings that it documents."""
+    """Eigenvalues, products and seconds of a package, with the settings of its documentation."""
     k, start = (K if which == "magnitude" else 3), time.perf_counter()
     if who == "ours":
         pairs = eigenpairs(operator, k, which=which, copies=False, generator=torch.Generator().manual_seed(0))
@@ -234,7 +234,7 @@ def eigenvalues(model: nn.Module, data: tuple[Tensor, Tensor]) -> None:
             print(
                 f"| and 3 most negative | {who} | {made + extra} | {seconds + longer:.1f} s | {off:.0e} |", flush=True
             )
-    # one run of ours for both ends, which knows by its residuals how near each eigenvalue is
+    # one run of ours for both ends, with the error bounds from its residuals
     start = time.perf_counter()
     run = eigenpairs(
         hessian_of("ours", model, data),
@@ -283,7 +283,7 @@ def density(who: str, operator: object, steps: int, probes: int, seed: int) -> t
 
 
 def density_times(model: nn.Module, data: tuple[Tensor, Tensor], steps: int, python: str | None) -> None:
-    """Of one probe, the graphs that are kept included."""
+    """Seconds for one probe, including the construction of cached graphs."""
     rivals = {
         who: lambda who=who: density(who, hessian_of(who, model, data), steps, probes=1, seed=0)
         for who in ("ours", "PyHessian", "hessian-eigenthings")
@@ -317,7 +317,7 @@ def traces(model: nn.Module, data: tuple[Tensor, Tensor], exact: np.ndarray, see
     def curvlinops_has(method: str, budget: int, seed: int) -> float:
         torch.manual_seed(seed)
         name = {"hutchinson": "hutchinson_trace", "hutch++": "hutchpp_trace", "xtrace": "xtrace"}[method]
-        # its Hutch++ wants a number of products that 3 divides
+        # its Hutch++ needs a number of products that is divisible by 3
         return float(getattr(curvlinops, name)(every["curvlinops"], budget - budget % 3 * (method == "hutch++")))
 
     for budget in (30, 100):
@@ -332,7 +332,7 @@ def traces(model: nn.Module, data: tuple[Tensor, Tensor], exact: np.ndarray, see
 
 
 def memory(model: nn.Module, data: tuple[Tensor, Tensor]) -> None:
-    """How much the process grows between the 10th and the 310th product, and what a density needs at its peak."""
+    """The growth of the process between the 10th and the 310th product, and the peak memory of a density."""
     hessian = hessian_of("ours", model, data)
     v = torch.ones(hessian.size)
     for i in range(310):
@@ -348,9 +348,9 @@ def memory(model: nn.Module, data: tuple[Tensor, Tensor]) -> None:
 
 
 def low_memory_density() -> float:
-    """Peak memory of a density in the basis-free mode beyond a network of 25 million weights, in their number."""
+    """Peak memory of a density with ``low_memory`` beyond that of the network, in vectors of its 25 million weights."""
     wide = 3536
-    spectral_density(torch.eye(2), steps=2, probes=1, low_memory=True)  # whatever code is loaded does not count
+    spectral_density(torch.eye(2), steps=2, probes=1, low_memory=True)  # so that imports are not measured
     model = nn.Sequential(nn.Linear(wide, wide, bias=False), nn.Tanh(), nn.Linear(wide, wide, bias=False))
     before = status("VmRSS")
     f = ModelObjective(model, nn.MSELoss(), (torch.randn(8, wide), torch.randn(8, wide)), graph_memory=0)

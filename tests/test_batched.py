@@ -1,4 +1,4 @@
-"""f and its gradient at many thetas at once are those at each."""
+"""f and its gradient at a batch of thetas are those at each theta."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def thetas(f: ModelObjective, count: int = 5) -> torch.Tensor:
     return f.theta + 0.3 * torch.randn(count, f.size, generator=seeded(2), dtype=f.dtype)
 
 
-def in_turn(f: ModelObjective, x: torch.Tensor) -> tuple[np.ndarray, torch.Tensor]:
+def sequential(f: ModelObjective, x: torch.Tensor) -> tuple[np.ndarray, torch.Tensor]:
     values, gradients = zip(*(f.value_and_gradient(row) for row in x), strict=True)
     return np.array(values), torch.stack(gradients)
 
@@ -64,7 +64,7 @@ def test_perceptrons_are_evaluated_at_all_rows_at_once(
 ) -> None:
     f = ModelObjective(model, nn.CrossEntropyLoss(), data(), batch_size=batch_size, weight_decay=0.1)
     x = thetas(f)
-    expected = in_turn(f, x)
+    expected = sequential(f, x)
     every, _ = values_and_gradients(f)
     evaluations.clear()
     values, gradients = every(x)
@@ -79,7 +79,7 @@ def test_rows_that_the_caches_do_not_hold_together_are_divided(monkeypatch: pyte
     f = ModelObjective(perceptron(nn.Tanh()), nn.CrossEntropyLoss(), data())
     x = thetas(f)
     whole = values_and_gradients(f)[0](x)
-    monkeypatch.setattr(batched, "cached_bytes", lambda device: 1.0)
+    monkeypatch.setattr(batched, "cache_budget", lambda device: 1.0)
     values, gradients = values_and_gradients(f)[0](x)
     np.testing.assert_allclose(values, whole[0], rtol=1e-12)  # rounding, as above
     torch.testing.assert_close(gradients, whole[1], rtol=1e-10, atol=1e-12)
@@ -122,7 +122,7 @@ def test_what_vmap_does_otherwise_is_evaluated_in_turn(between: nn.Module, evalu
     # whole, since one branches on all of a batch
     f = ModelObjective(perceptron(between), nn.CrossEntropyLoss(), data(), whole_batches=True)
     x = thetas(f)
-    expected = in_turn(f, x)
+    expected = sequential(f, x)
     every, _ = values_and_gradients(f)
     evaluations.clear()
     values, gradients = every(x)

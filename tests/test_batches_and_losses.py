@@ -757,19 +757,19 @@ def test_rows_of_a_padding_index_are_held_fixed_everywhere() -> None:
     with torch.no_grad():
         model[0].weight[2] = 0.7  # where it matters
     f = ModelObjective(model, LOSS, _tokens())
-    assert f.held.tolist() == [8, 9, 10, 11]
+    assert f.fixed_entries.tolist() == [8, 9, 10, 11]
     _is_differentiated_rightly(f)
     assert "row 2 of 0.weight, that of its padding_idx, is held fixed" in str(f.preflight())
     d = random_direction(f, f.theta, normalization="none", generator=seeded(0))
-    assert not d[f.held].any()
+    assert not d[f.fixed_entries].any()
     other = copy.deepcopy(model)
     with torch.no_grad():
         other[0].weight[2] = -0.7
     there = f.at(Checkpoint.of(other))
     assert there.value(there.theta) != f.value(f.theta)  # it is the checkpoint's own
     inside = f.restrict("0.*")
-    assert inside.held.tolist() == [8, 9, 10, 11]
-    assert f.restrict("3.*").held.tolist() == []
+    assert inside.fixed_entries.tolist() == [8, 9, 10, 11]
+    assert f.restrict("3.*").fixed_entries.tolist() == []
 
 
 def test_a_padded_row_that_is_used_elsewhere_has_its_whole_gradient() -> None:
@@ -785,7 +785,7 @@ def test_a_padded_row_that_is_used_elsewhere_has_its_whole_gradient() -> None:
 
     x, _ = _tokens()
     f = ModelObjective(Tied().double(), LOSS, (x, torch.arange(50) % 9))
-    assert len(f.held) == 0
+    assert len(f.fixed_entries) == 0
     _is_differentiated_rightly(f)
 
 

@@ -74,7 +74,7 @@ def test_what_a_network_leaves_out_stays_its_own_and_is_told(kind):
     for saved, expected in ((one, one), (other, both)):
         at = f.at(Checkpoint.of(saved))
         assert at.value(at.theta) == value(expected)
-        assert at.told == (STAYS,)
+        assert at.load_notes == (STAYS,)
     assert Checkpoint.of(other).load_into(one) == (STAYS,)
     assert value(one) == value(both)
 
@@ -87,7 +87,7 @@ def test_a_network_may_leave_out_what_is_trained():
     one, other = Forgetful(0), Forgetful(1)
     at = objective(one).at(Checkpoint.of(other))
     assert torch.equal(at.theta, torch.cat([other.adapter.weight.detach().flatten(), one.adapter.bias.detach()]))
-    assert at.told == ("what the network's state_dict leaves out stays its own: adapter.bias",)
+    assert at.load_notes == ("what the network's state_dict leaves out stays its own: adapter.bias",)
 
 
 def test_the_way_between_adapters_is_that_of_their_networks():

@@ -163,7 +163,7 @@ def test_the_function_at_a_checkpoint_is_that_of_the_network_it_is_of(kind):
         with torch.inference_mode(network is other):
             at = f.at(Checkpoint.of(network))
         assert at.value(at.theta) == value(network)
-        assert at.told == ()
+        assert at.load_notes == ()
         # f follows theta there as it does at the network itself
         own = objective(network)
         assert torch.equal(at.theta, own.theta)
@@ -324,7 +324,7 @@ def test_names_of_before_are_taken_as_the_networks_hooks_take_them(kind: str, pr
     f = ModelObjective(model, nn.CrossEntropyLoss(), (x, y))
     g = f.at(Checkpoint("old", {prefix + name: tensor for name, tensor in saved.items()}))
     assert g.value(g.theta) == pytest.approx(float(nn.CrossEntropyLoss()(by_torch(x), y).detach()), rel=1e-6)
-    assert any("names of before" in told for told in g.told)
+    assert any("names of before" in told for told in g.load_notes)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     Checkpoint("old", {prefix + name: tensor for name, tensor in saved.items()}).load_into(model)
     assert all(torch.equal(tensor, by_torch.state_dict()[name]) for name, tensor in model.state_dict().items())

@@ -22,7 +22,7 @@ from landscape import (
 )
 from landscape.directions.fingerprints import fingerprints
 from landscape.directions.random import _give_norms
-from landscape.objective.tensors import state_of
+from landscape.objective.tensors import checkpoint_of
 from landscape.results import from_dataset, to_dataset
 from tests.problems import DOUBLE, LogisticRegression, Quadratic, seeded, symmetric, tiny_mlp
 
@@ -162,14 +162,14 @@ def test_the_seed_decides():
 
 def test_no_direction_touches_the_weights_or_the_buffers():
     f = _network()
-    theta, before = f.theta.clone(), state_of(f)
+    theta, before = f.theta.clone(), checkpoint_of(f)
     d = random_direction(f, theta, generator=seeded(0))
     gradient_direction(f, theta)
     sharpest_ascent(f, theta, 0.1, steps=3)
     plane_through(theta, theta + d, 2 * theta)
     assert torch.equal(theta, f.theta)
     buffers = set(before.tensors) - set(f.space.names)
-    assert all(torch.equal(before.tensors[name], state_of(f).tensors[name]) for name in buffers)
+    assert all(torch.equal(before.tensors[name], checkpoint_of(f).tensors[name]) for name in buffers)
 
 
 # --- between, through and along checkpoints ----------------------------------------------------------

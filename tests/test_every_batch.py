@@ -128,7 +128,7 @@ def test_fixed_weights_held_by_a_closure_are_the_checkpoint_s() -> None:
     held.append(model.inner[0].weight.requires_grad_(False))
     f = ModelObjective(model, loss, batches)
     f.value(f.theta)
-    assert f._evaluation.kernels.exchanges
+    assert f._evaluation.kernels.has_substitutes
     state = {name: t + 0.3 for name, t in model.state_dict().items()}
     at = f.at(Checkpoint("moved", state))
     reference, _, _ = _problem(lambda inner, x: inner(x))

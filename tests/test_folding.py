@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from landscape import ModelObjective
-from landscape.objective.tensors import state_of
+from landscape.objective.tensors import checkpoint_of
 from tests.problems import DOUBLE, seeded
 
 # float64 against float64: rounding only, in another order of operations
@@ -158,5 +158,5 @@ def test_folding_leaves_the_statistics_as_they_were():
     f = ModelObjective(model, nn.CrossEntropyLoss(), _images())
     assert f._evaluation.folds
     for name, own in model.named_buffers():
-        assert torch.equal(state_of(f).tensors[name], own)
+        assert torch.equal(checkpoint_of(f).tensors[name], own)
     assert all("forward" not in vars(module) for module in model.modules())

@@ -273,17 +273,17 @@ def test_ctrl_c_while_containers_are_given_back(monkeypatch: pytest.MonkeyPatch)
     torch.manual_seed(0)
     model = _Counts()
     f = ModelObjective(model, LOSS, (X, Y))
-    put, clear = containers.Held.put, [True]
+    write, clear = containers.Container.write, [True]
 
-    def interrupted(self: containers.Held, content: Any) -> None:
+    def interrupted(self: containers.Container, content: Any) -> None:
         if clear and self.container is model.counter and model.counter["calls"] == 4:
             clear.pop()
             model.counter.clear()
             raise KeyboardInterrupt
-        put(self, content)
+        write(self, content)
 
     f.value(f.theta)
-    monkeypatch.setattr(containers.Held, "put", interrupted)
+    monkeypatch.setattr(containers.Container, "write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         f.value(f.theta)
     assert clear == []

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from landscape import ModelObjective
-from landscape.objective.tensors import state_of
+from landscape.objective.tensors import checkpoint_of
 from tests.problems import DOUBLE, seeded
 
 
@@ -34,7 +34,7 @@ def test_images_of_a_convolutional_network_have_their_channels_last(channels):
 
 def test_the_numbers_are_those_of_the_usual_layout():
     f, _ = _objective(3, lambda y: y.flatten(1))
-    g = f.at(state_of(f))
+    g = f.at(checkpoint_of(f))
     g._batches[:] = [((images.contiguous(), y), count) for (images, y), count in g._batches]
     v = torch.randn(f.size, generator=seeded(3), dtype=DOUBLE)
     # rounding only

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from landscape import Checkpoint, ModelObjective, Objective
-from landscape.objective.tensors import state_of
+from landscape.objective.tensors import checkpoint_of
 from tests.problems import (
     DOUBLE,
     LogisticRegression,
@@ -263,7 +263,7 @@ def test_recalibration_weighs_examples_alike_over_unequal_batches():
     model, (x, y) = _normed()
     batches = list(zip(x.split([36, 4]), y.split([36, 4]), strict=True))
     f = ModelObjective(model, nn.CrossEntropyLoss(), batches, batch_norm="recalibrated")
-    mean = state_of(f).tensors["1.running_mean"]
+    mean = checkpoint_of(f).tensors["1.running_mean"]
     torch.testing.assert_close(mean, model[0](x).mean(0).detach(), **EXACT)
 
 
@@ -276,7 +276,7 @@ def test_calibration_data_may_be_other_than_the_data():
         batch_norm="recalibrated",
         calibration=(x, y),
     )
-    torch.testing.assert_close(state_of(f).tensors["1.running_mean"], model[0](x).mean(0).detach(), **EXACT)
+    torch.testing.assert_close(checkpoint_of(f).tensors["1.running_mean"], model[0](x).mean(0).detach(), **EXACT)
 
 
 def test_batch_statistics_are_those_of_training_mode():

@@ -49,7 +49,7 @@ def test_the_line_and_the_curve_are_drawn_against_the_way_walked():
         "straight line: length 2, barrier 1",
         f"Bézier curve: length {curve.arc_length[-1]:.3g}, barrier {curve.height:.3g}",
     ]
-    assert ax.get_xlabel() == "way walked from a to b, in parameter norm"
+    assert ax.get_xlabel() == "arc length from a to b, in parameter norm"
 
 
 def test_the_line_must_be_that_between_the_ends_of_the_curve():

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from landscape import ModelObjective
-from landscape.objective.products import KeptProducts
+from landscape.objective.products import CachedProducts
 from tests.problems import DOUBLE, dense_hessian, seeded, tiny_mlp, tiny_objective
 
 # float64 against float64: rounding only
@@ -53,12 +53,12 @@ def test_kept_graphs_give_the_same_products_at_every_theta(memory):
 def test_only_the_graphs_that_fit_are_kept():
     f = _split()
     f.hvp(f.theta, torch.ones_like(f.theta))
-    assert set(f._curvature.hessians._kept) == {0, 1, 2}
-    first = f._curvature.hessians._kept[0]
+    assert set(f._curvature.hessians._cached) == {0, 1, 2}
+    first = f._curvature.hessians._cached[0]
     f.value(f.theta)
-    assert f._curvature.hessians._kept[0] is first
+    assert f._curvature.hessians._cached[0] is first
     f.value(f.theta + 1)
-    assert not f._curvature.hessians._kept
+    assert not f._curvature.hessians._cached
     fits = [_kept_at(memory) for memory in (0, 1_000, 6_000, 10**9)]
     assert fits[0] == fits[1] == 0
     assert 0 < fits[2] < fits[3] == 3
@@ -67,7 +67,7 @@ def test_only_the_graphs_that_fit_are_kept():
 def _kept_at(memory: int) -> int:
     f = _split(memory=memory)
     f.hvp(f.theta, torch.ones_like(f.theta))
-    return len(f._curvature.hessians._kept)
+    return len(f._curvature.hessians._cached)
 
 
 def test_a_kept_graph_is_built_once_and_let_go():
@@ -380,5 +380,5 @@ def test_the_memory_kept_is_counted_without_the_weights():
     model = nn.Linear(1000, 1000)  # 4 MB of weights, one example
     f = ModelObjective(model, nn.MSELoss(), (torch.ones(1, 1000), torch.zeros(1, 1000)), graph_memory=1_000_000)
     f.hvp(f.theta, torch.ones_like(f.theta))
-    assert isinstance(f._curvature.hessians, KeptProducts)
-    assert len(f._curvature.hessians._kept) == 1
+    assert isinstance(f._curvature.hessians, CachedProducts)
+    assert len(f._curvature.hessians._cached) == 1

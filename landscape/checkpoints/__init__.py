@@ -1,4 +1,4 @@
-"""Checkpoints: the named tensors of networks, read from what trainers save and fitted to a network's names."""
+"""Checkpoints: the named tensors of networks, read from the files of trainers and matched to a network's names."""
 
 from landscape.checkpoints.checkpoint import Checkpoint
 from landscape.checkpoints.names import unwrapped

@@ -1,4 +1,4 @@
-"""A checkpoint: the named tensors of a network, what they are called and what is known of them."""
+"""A checkpoint: the named tensors of a network, with a name and metadata."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.checkpoints.fitting import fit, tied_names
-from landscape.checkpoints.loading import brought_up_to_date, load, state_of
+from landscape.checkpoints.loading import load, migrated_entries, state_of
 from landscape.checkpoints.values import bytes_of
 
 __all__ = ["Checkpoint"]
@@ -27,9 +27,9 @@ class Checkpoint:
     """Parameters and buffers by name, as in ``model.state_dict()``.
 
     Attributes:
-        name: what tables and legends call it.
-        tensors: by the names of the file. ``*._extra_state`` may be of any type.
-        metadata: what is known of it.
+        name: its name in tables and legends.
+        tensors: by the names in the file. ``*._extra_state`` may be of any type.
+        metadata: of the file.
         notes: what was done when it was read, in sentences.
     """
 
@@ -40,17 +40,17 @@ class Checkpoint:
 
     @classmethod
     def of(cls, model: nn.Module, name: str = "model") -> Checkpoint:
-        """A copy of the network's present state, as its ``state_dict`` gives it.
+        """A copy of the network's current ``state_dict``.
 
         Raises:
-            ValueError: that gives something else than tensors by name.
+            ValueError: it is not a mapping of names to tensors.
         """
         return cls(name, {k: _copied(v) for k, v in state_of(model).items()})
 
     def digest(self) -> str:
         """SHA-256 over names and bytes: two checkpoints with the same digest hold the same tensors.
 
-        What is no tensor, as an ``_extra_state`` may be, is left out: it has no bytes that are the same in every run.
+        Entries that are not tensors, such as an ``_extra_state``, are left out: they have no reproducible bytes.
         """
         sha = hashlib.sha256()
         for name in sorted(self.tensors):
@@ -62,26 +62,26 @@ class Checkpoint:
     def fitted(
         self, expected: Mapping[str, Any], *, aliases: Mapping[str, str] = _NONE, of: str = "the network"
     ) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """One tensor for each name of a network, however wrappers and trainers have renamed them.
+        """One tensor for each name of a network, whatever wrappers and trainers have added to the names.
 
-        Wrappers' parts of names (``module.``, ``_orig_mod.``) may be in either, anywhere. One prefix may be in the
-        checkpoint alone (``net.0.weight`` for ``0.weight``), and then what is outside it is ignored; or one in the
-        network alone (``h.0.weight`` for ``transformer.h.0.weight``), and then names without it are found as they are.
+        Parts of names from wrappers (``module.``, ``_orig_mod.``) are ignored on both sides. One prefix may exist in
+        the checkpoint only (``net.0.weight`` for ``0.weight``); entries without it are then ignored. Or one may exist
+        in the network only (``h.0.weight`` for ``transformer.h.0.weight``); names without it must then be the same.
 
         Args:
-            expected: the network's tensors by its own names, as in ``model.state_dict()``. Their values do not count,
-                but for BatchNorm's ``num_batches_tracked``, which stand where the checkpoint has none.
-            aliases: for a tied tensor's name another of its names, so that it may be saved under any of them. Names
-                that are not expected may be among them.
-            of: what errors call the network.
+            expected: the network's tensors by its own names, as in ``model.state_dict()``. Their values are not used,
+                except BatchNorm's ``num_batches_tracked`` if the checkpoint has none.
+            aliases: another name for each tied tensor, so that it may be saved under any of them. They may include
+                names that are not expected.
+            of: the network's name in error messages.
 
         Returns:
-            The tensors by the names of ``expected``, in the dtypes that they are saved in and not copied; and what was
-            done to find them, in sentences: prefixes, entries ignored, tied weights, what the network's dtypes will do.
+            The tensors by the names of ``expected``, with the dtypes of the checkpoint and not copied; and what was
+            done to find them, in sentences: prefixes, ignored entries, tied weights, conversions of dtypes.
 
         Raises:
-            ValueError: names or shapes do not fit, or other values fit under several prefixes; the network's dtype
-                loses more than digits; names of one tied tensor have different values.
+            ValueError: names or shapes do not fit, or several prefixes fit with different values; the network's dtype
+                cannot represent the values; names of one tied tensor have different values.
 
         Example:
             >>> import torch
@@ -92,22 +92,22 @@ class Checkpoint:
         return fit(self.tensors, expected, aliases, f"checkpoint {self.name!r}", of)
 
     def load_into(self, model: nn.Module) -> tuple[str, ...]:
-        """Copy all tensors into ``model``, whose dtypes stay, and tell what was done: see ``fitted``.
+        """Copy all tensors into ``model``, keeping its dtypes, and return what was done, in sentences: see ``fitted``.
 
-        Names of before, such as those of the older weight normalisation, are taken as the model's hooks take them.
-        Where the model's ``state_dict`` leaves out some of its tensors, as adapters' do, these stay as they are.
+        Names of older versions, such as those of the old weight normalisation, are converted by the model's load hooks.
+        Tensors that the model's ``state_dict`` does not include, as with adapters, are not changed.
 
         Raises:
-            ValueError: names, shapes or dtypes do not fit, or the model has a ``load_state_dict`` of its own that does
-                not take what its ``state_dict`` gives; the model is then unchanged.
+            ValueError: names, shapes or dtypes do not fit, or the model overrides ``load_state_dict`` and does not
+                accept what its ``state_dict`` returns; the model is then unchanged.
         """
         state, of = state_of(model), type(model).__name__
         aliases = tied_names(state)
         try:
             values, notes = self.fitted(state, aliases=aliases, of=of)
         except ValueError:
-            # names of before, which the network's own hooks know
-            for tensors in brought_up_to_date(model, state, self.tensors):
+            # names of older versions, which the network's own hooks convert
+            for tensors in migrated_entries(model, state, self.tensors):
                 with suppress(ValueError):
                     values, notes = Checkpoint(self.name, tensors).fitted(state, aliases=aliases, of=of)
                     notes = (*notes, "names of before are brought up to date by the network's own load_state_dict")
@@ -117,6 +117,6 @@ class Checkpoint:
         return (*notes, *load(model, state, values, f"checkpoint {self.name!r} does not fit {of}"))
 
 
-@torch.inference_mode(False)  # whose tensors no network could take for its own
+@torch.inference_mode(False)  # inference tensors cannot become parameters
 def _copied(value: Any) -> Any:
     return value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)

@@ -1,7 +1,7 @@
-"""The contents of one file, read without running code: a safetensors file, or what ``torch.save`` wrote.
+"""Read one file, without running code from it: a safetensors file, or a file of ``torch.save``.
 
-Trainers save more than a state_dict. It is looked for under the keys that they use; of several, the weights that were
-trained come before their running averages.
+Trainers save more than a state_dict, so it is looked up under the keys that they use. If there are several, trained
+weights take precedence over their running averages.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from landscape.checkpoints.fitting import is_extra_state
-from landscape.checkpoints.names import few
+from landscape.checkpoints.names import truncated
 
 __all__ = ["read_file"]
 
 _TRAINED = ("state_dict", "model_state_dict", "model", "model_state", "net", "network", "module", "weights", "params")
-# the last is what Lightning's averaging calls the weights that are trained, beside their average in state_dict
+# the last is Lightning's key for the trained weights when state_dict holds their average
 _FURTHER = ("ema", "ema_state_dict", "model_ema", "state_dict_ema", "ema_model", "current_model_state")
 
 Contents = tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]
@@ -51,7 +51,7 @@ def _read_safetensors(path: Path) -> Contents:
 def _json_or_text(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:  # another writer's header: {"format": "pt"}
+    except json.JSONDecodeError:  # a header from another program: {"format": "pt"}
         return text
 
 
@@ -69,16 +69,18 @@ def _read_torch(path: Path) -> Contents:
         if keys[0] in _FURTHER:
             notes.append(f"the weights under {keys[0]!r} are taken, which are all that the file has")
         if others := keys[1:]:
-            notes.append(f"the weights under {keys[0]!r} are taken, not the others under {few(map(repr, others))}")
+            notes.append(
+                f"the weights under {keys[0]!r} are taken, not the others under {truncated(map(repr, others))}"
+            )
     tensors = _named(content)
     if not tensors:
         raise ValueError(
-            f"path={str(path)!r} holds no state_dict, neither itself nor under {few(_TRAINED)}, but "
-            f"{few(map(str, content)) or 'nothing'}: save torch.save(model.state_dict(), path)"
+            f"path={str(path)!r} holds no state_dict, neither itself nor under {truncated(_TRAINED)}, but "
+            f"{truncated(map(str, content)) or 'nothing'}: save torch.save(model.state_dict(), path)"
         )
     extra = {key: value for key, value in content.items() if isinstance(key, str) and is_extra_state(key)}
     if ignored := [str(key) for key in content if key not in tensors and key not in extra]:
-        notes.append(f"entries that are no tensors are ignored: {few(ignored)}")
+        notes.append(f"entries that are no tensors are ignored: {truncated(ignored)}")
     return {**tensors, **extra}, {}, tuple(notes)
 
 
@@ -98,9 +100,9 @@ def _unpickled(path: Path) -> Any:
             "the weights alone: torch.save(model.state_dict(), path); or, of a trainer's file, "
             'torch.save(torch.load(path, weights_only=False)["state_dict"], new_path)'
         ) from error
-    except OSError:  # it cannot be read at all
+    except OSError:  # the file cannot be read
         raise
-    except Exception as error:  # damaged or foreign files fail in the unpickler in many ways
+    except Exception as error:  # damaged or other files raise various errors in the unpickler
         if "TorchScript" in str(error):
             raise ValueError(
                 f"path={str(path)!r} is a TorchScript archive, which is code: where you trust it, save the weights "

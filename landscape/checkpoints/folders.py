@@ -1,4 +1,4 @@
-"""A folder as Hugging Face's ``save_pretrained`` writes it: the weights in one file, or in several by an index."""
+"""Folders written by Hugging Face's ``save_pretrained``: the weights in one file, or in several with an index."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from landscape.checkpoints.files import Contents, read_file
-from landscape.checkpoints.names import few
+from landscape.checkpoints.names import truncated
 
 __all__ = ["read_folder"]
 
@@ -20,7 +20,7 @@ _WEIGHTS = (
 
 
 def read_folder(folder: Path) -> Contents:
-    """What the first of the files that such a folder may have holds.
+    """The contents of the first of the files that such a folder may have.
 
     Raises:
         FileNotFoundError: a file of the index is missing.
@@ -29,7 +29,7 @@ def read_folder(folder: Path) -> Contents:
     """
     found = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
     if found is None:
-        inside = few(sorted(entry.name for entry in folder.iterdir())) or "nothing"
+        inside = truncated(sorted(entry.name for entry in folder.iterdir())) or "nothing"
         raise ValueError(
             f"path={str(folder)!r} is a folder with none of {', '.join(_WEIGHTS)}, but {inside}: give the file that "
             "holds the weights"
@@ -38,7 +38,7 @@ def read_folder(folder: Path) -> Contents:
 
 
 def _read_sharded(index: Path) -> Contents:
-    """The tensors of several files, each from the file that the index gives for it."""
+    """The tensors of several files, each from the file that the index names."""
     places = _weight_map(index)
     shards: dict[str, dict[str, Any]] = {}
     notes: list[str] = []
@@ -46,15 +46,17 @@ def _read_sharded(index: Path) -> Contents:
         path = index.parent / shard
         if not path.is_file():
             raise FileNotFoundError(f"path={str(path)!r}, which {index.name} names, is missing: fetch it too")
-        shards[shard], _, told = read_file(path)
-        notes += told
+        shards[shard], _, shard_notes = read_file(path)
+        notes += shard_notes
     if lacking := [f"{name} in {shard}" for name, shard in places.items() if name not in shards[shard]]:
-        raise ValueError(f"path={str(index)!r} names what its files do not hold: {few(lacking)}. Save the folder again")
+        raise ValueError(
+            f"path={str(index)!r} names what its files do not hold: {truncated(lacking)}. Save the folder again"
+        )
     return {name: shards[shard][name] for name, shard in places.items()}, {}, tuple(dict.fromkeys(notes))
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """The file of each tensor, none of them outside the folder."""
+    """The file of each tensor, after a check that none is outside the folder."""
     try:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         whole = all(isinstance(place, str) for place in places.values())
@@ -65,7 +67,7 @@ def _weight_map(index: Path) -> dict[str, str]:
             f'path={str(index)!r} is no index, which is JSON as {{"weight_map": {{"0.weight": "model-1.safetensors"}}}}'
             ": save the folder again"
         )
-    # by what is written, not by what it resolves to: downloaded files are links to a store elsewhere
+    # the path as written, not resolved: downloaded files are often links to a cache elsewhere
     for place in places.values():
         kinds = PurePosixPath(place), PureWindowsPath(place)
         if any(path.is_absolute() or path.drive or ".." in path.parts for path in kinds):

@@ -1,7 +1,7 @@
-"""What wrappers and trainers put before the names of a network's tensors, and how it is seen through.
+"""Prefixes that wrappers and trainers add to the names of a network's tensors.
 
-A *reading* says which entry of a checkpoint a name of the network stands for: the name itself, the name with a prefix
-put before it (``net.0.weight`` for ``0.weight``), or the name with its own prefix taken off.
+A *prefix map* gives the entry of a checkpoint for each name of the network: the name itself, the name with a prefix
+added (``net.0.weight`` for ``0.weight``), or the name with a prefix removed.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-__all__ = ["WRAPPERS", "Reading", "few", "last_part", "readings", "unwrapped", "without_wrappers"]
+__all__ = ["WRAPPERS", "PrefixMap", "last_part", "prefix_maps", "truncated", "unwrapped", "without_wrappers"]
 
-# what torch.compile, DataParallel, fully sharded and checkpointed modules and Lightning's Fabric call what they wrap
+# attributes with the wrapped module in torch.compile, DataParallel, FSDP, activation checkpointing, Lightning's Fabric
 WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 
 
 def unwrapped(tensors: Mapping[str, T]) -> dict[str, T]:
-    """Without the prefixes that DistributedDataParallel and torch.compile put before every name.
+    """Remove the prefixes that DistributedDataParallel and torch.compile add to every name.
 
-    A network whose only child is called ``module`` looks the same, so files and networks are both read this way. What
-    stands inside names stays: that ``0.module.weight`` is a wrapper's can be told only beside the network's names.
+    A network whose only child is called ``module`` looks the same, so both files and networks are treated this way.
+    Parts inside names are kept: whether the one in ``0.module.weight`` is from a wrapper depends on the network.
     """
     tensors = dict(tensors)
     for prefix in ("module.", "_orig_mod.", "module."):
@@ -32,9 +32,9 @@ def unwrapped(tensors: Mapping[str, T]) -> dict[str, T]:
 
 
 def without_wrappers(*names: Iterable[str]) -> list[dict[str, str]]:
-    """Each name of several collections, without the parts that are in ``WRAPPERS``.
+    """Map each name of several collections to the name without the parts in ``WRAPPERS``.
 
-    All stay as they are where two names of one collection would become the same: ``0.weight`` and ``0.module.weight``.
+    If two names of one collection would become equal, as ``0.weight`` and ``0.module.weight``, no name is changed.
     """
     bare = [{name: ".".join(p for p in name.split(".") if p not in WRAPPERS) for name in group} for group in names]
     if all(len(set(group.values())) == len(group) for group in bare):
@@ -43,31 +43,31 @@ def without_wrappers(*names: Iterable[str]) -> list[dict[str, str]]:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """The entries' names are the network's after ``off``, or without ``on``."""
+class PrefixMap:
+    """A prefix that only the checkpoint's names have, or one that only the network's names have."""
 
-    off: str = ""  # prefix of the entries that the network's names lack
-    on: str = ""  # prefix of the network's names that the entries lack
+    checkpoint: str = ""  # prefix of the checkpoint's names only
+    network: str = ""  # prefix of the network's names only
 
     def entry(self, name: str) -> str:
-        """What the network's ``name`` is called in the checkpoint."""
-        return self.off + name.removeprefix(self.on)
+        """The checkpoint's name for the network's ``name``."""
+        return self.checkpoint + name.removeprefix(self.network)
 
     def __str__(self) -> str:
-        return f"prefix {self.off!r} taken off" if self.off else f"prefix {self.on!r} put before"
+        return f"prefix {self.checkpoint!r} taken off" if self.checkpoint else f"prefix {self.network!r} put before"
 
 
-def readings(own: Collection[str], entries: Collection[str]) -> Iterator[Reading]:
-    """Every prefix by which at least one of the network's ``own`` names is found among ``entries``."""
-    yield from (Reading(off=prefix) for prefix in _prefixes(entries, own))
+def prefix_maps(own: Collection[str], entries: Collection[str]) -> Iterator[PrefixMap]:
+    """Every prefix map that finds at least one of the network's ``own`` names among ``entries``."""
+    yield from (PrefixMap(checkpoint=prefix) for prefix in _prefixes(entries, own))
     for prefix in _prefixes(own, entries):
-        # two names that differ by the prefix alone would be read from one entry
+        # two names that differ only by the prefix would map to one entry
         if not any(prefix + name in own for name in own):
-            yield Reading(on=prefix)
+            yield PrefixMap(network=prefix)
 
 
 def _prefixes(longer: Collection[str], shorter: Collection[str]) -> list[str]:
-    """What stands before a name of ``shorter`` in one of ``longer``."""
+    """All prefixes p such that p plus a name in ``shorter`` is a name in ``longer``."""
     found = {}
     for name in longer:
         parts = name.split(".")
@@ -82,7 +82,7 @@ def last_part(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def few(names: Iterable[str]) -> str:
-    """The first five of them, and how many more there are."""
+def truncated(names: Iterable[str]) -> str:
+    """The first five names as text, with the number of the others."""
     names = list(names)
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,4 +1,4 @@
-"""Checkpoints from the files and folders that a user names."""
+"""Load checkpoints from files and folders."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ __all__ = ["load_checkpoint", "load_checkpoints"]
 def load_checkpoint(path: str | Path, name: str | None = None) -> Checkpoint:
     """Read a ``.safetensors`` file, a ``torch.save`` file (``.pt``, ``.ckpt``, ``.bin``), or a Hugging Face folder.
 
-    Nothing is unpickled that could run code: a ``torch.save`` file may hold tensors and plain containers alone.
+    No code in the file is run: a ``torch.save`` file may only hold tensors and plain containers.
 
     Args:
-        path: the file, or the folder with ``model.safetensors`` or ``pytorch_model.bin``, whole or in shards with an
-            index. A ``torch.save`` file may hold the state_dict itself or a dictionary with it under ``state_dict``,
+        path: the file, or the folder with ``model.safetensors`` or ``pytorch_model.bin``, as one file or in shards with
+            an index. A ``torch.save`` file may hold the state_dict itself or a dictionary with it under ``state_dict``,
             ``model_state_dict``, ``model`` or another key that trainers use. The prefixes of wrapped networks,
-            ``module.`` and ``_orig_mod.``, are taken off where all names have them; other prefixes only when the
-            checkpoint meets its network (``Checkpoint.load_into``), whose names decide.
-        name: what tables and legends call it. Default: the file's stem, or the folder's name.
+            ``module.`` and ``_orig_mod.``, are removed if all names have them; other prefixes only when the checkpoint
+            is loaded into a network (``Checkpoint.load_into``), by its names.
+        name: in tables and legends. Default: the file's stem, or the folder's name.
 
     Returns:
-        A Checkpoint on the CPU, with the JSON metadata of a safetensors header. Its ``notes`` tell which of several
-        weights were taken, and what was ignored.
+        A Checkpoint on the CPU, with the JSON metadata of a safetensors header. Its ``notes`` say which of several sets
+        of weights was used, and what was ignored.
 
     Raises:
         FileNotFoundError: there is no such file, or a shard is missing.
-        ValueError: the file is damaged, holds no tensors, or could run code when unpickled; the folder has no weights.
+        ValueError: the file is damaged, has no tensors, or could run code when unpickled; the folder has no weights.
     """
     path = Path(path)
     if not path.exists():
@@ -43,27 +43,29 @@ def load_checkpoint(path: str | Path, name: str | None = None) -> Checkpoint:
     if first := next((name for name, short in zip(tensors, bare, strict=True) if name != short), None):
         prefix = first.removesuffix(next(iter(bare)))
         notes = (*notes, f"the prefix {prefix!r} of all names is taken off")
-    return Checkpoint(name or _called(path), bare, metadata, notes)
+    return Checkpoint(name or _default_name(path), bare, metadata, notes)
 
 
 def load_checkpoints(specs: Iterable[str]) -> list[Checkpoint]:
-    """Read several, each given as ``PATH`` or, to say what it is called, as ``NAME=PATH``.
+    """Read several checkpoints, each given as ``PATH``, or as ``NAME=PATH`` to give it a name.
 
-    Those of the same name are told apart by the folder that they are in, as ``folder-name``.
+    Files with the same stem are called ``folder-stem``.
     """
     named = [_name_and_path(spec) for spec in specs]
-    stems = Counter(_called(path) for name, path in named if not name)
+    stems = Counter(_default_name(path) for name, path in named if not name)
     return [
-        load_checkpoint(path, name or (f"{path.parent.name}-{_called(path)}" if stems[_called(path)] > 1 else None))
+        load_checkpoint(
+            path, name or (f"{path.parent.name}-{_default_name(path)}" if stems[_default_name(path)] > 1 else None)
+        )
         for name, path in named
     ]
 
 
-def _called(path: Path) -> str:
+def _default_name(path: Path) -> str:
     return path.resolve().name if path.is_dir() else path.stem
 
 
 def _name_and_path(spec: str) -> tuple[str, Path]:
     name, equals, path = spec.partition("=")
-    # a file of that very name comes first: folders are often called lr=0.1
+    # an existing path takes precedence: folders are often called lr=0.1
     return ("", Path(spec)) if not equals or Path(spec).exists() else (name, Path(path))

@@ -52,7 +52,7 @@ def check_fixed_tensors(checkpoints: Sequence[Checkpoint], f: ModelObjective) ->
 def provenance_of(checkpoints: Sequence[Checkpoint], objectives: Objectives) -> dict[str, Any]:
     """Versions, machine, sizes and hashes, as JSON-able values."""
     train, test = objectives.train, objectives.test
-    notes = [f"{c.name}: {told}" for c in checkpoints for told in objectives.at(c).told]
+    notes = [f"{c.name}: {note}" for c in checkpoints for note in objectives.at(c).load_notes]
     return {
         "versions": {name: _version(name) for name in ("landscape-toolkit", "torch", "numpy")},
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""How high the loss or the error rises on the straight line between two minima.
+"""The barrier of the loss or the error on the straight line between two minima.
 
 With m the metric, m(alpha) = m((1 - alpha) a + alpha b) on ``points`` even alpha from 0 to 1, both ends included,
 
@@ -9,12 +9,13 @@ With m the metric, m(alpha) = m((1 - alpha) a + alpha b) on ``points`` even alph
 They differ where the ends do: between two ends on a slope, the first is half their difference, the second zero.
 
 *Error bar.* m is a mean over examples, so the rise at alpha is the mean of the examples' own rises m_i(alpha) -
-baseline_i(alpha), and its standard error is that of a mean, which leaves out what is common to the points of the line.
-That of the barrier is the one at the highest point, as if that point were known: the maximum of noisy rises is on
-average a little too high, the more so the flatter the top is within its errors. The points may miss the true top.
+baseline_i(alpha), and its standard error is that of a mean, in which what is common to the points of the line cancels.
+The barrier's is the one at the highest point, as if that point were known: the maximum of noisy rises is biased
+upwards, the more so the flatter the curve is near it. The points may miss the true maximum.
 
-*BatchNorm.* Running statistics belong to the weights they were gathered at, and frozen ones make a barrier that is not
-the network's. They are gathered again at every point (Garipov et al. 2018), on the objective's calibration data.
+*BatchNorm.* Running statistics are valid only for the weights they were computed at; frozen ones cause a barrier that
+the network does not have. They are recalibrated at every point (Garipov et al. 2018), on the objective's calibration
+data.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from torch import Tensor
 from landscape.checkpoints import Checkpoint
 from landscape.connectivity.matching import match_weights
 from landscape.objective import ModelObjective, Objective
-from landscape.objective.data.examples import Examples
+from landscape.objective.data.metrics import PerExampleMetrics
 from landscape.objective.tensors import fixed_tensors
 from landscape.parameters import check_vector
 from landscape.progress import Progress, silent
@@ -67,7 +68,7 @@ def barrier(
         checkpoint_b: alpha = 1, likewise.
         points: even values of alpha, the ends among them.
         metric: ``"loss"``, which is f, or ``"error"``, the share of wrong answers.
-        baseline: above what it rises: the ``"mean"`` of the ends, or their ``"linear"`` interpolation.
+        baseline: what the rise is measured from: the ``"mean"`` of the ends, or their ``"linear"`` interpolation.
         progress: called as ``progress(points, description)``; ``tqdm.tqdm`` fits.
 
     Returns:
@@ -81,7 +82,7 @@ def barrier(
         Frankle, Dziugaite, Roy & Carbin 2020, arXiv:1912.05671.
 
     Example:
-        Networks that output w v x compute the same at (w, v) and (-w, -v), and nothing half-way between:
+        Networks that output w v x have the same outputs at (w, v) and (-w, -v), and zero half-way between:
 
         >>> from torch import nn
         >>> model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
@@ -101,10 +102,10 @@ def barrier(
     alpha = np.linspace(0, 1, points)
     found = []
     for i in progress(range(points), "barrier"):
-        found.append(_examples(f, (1 - float(alpha[i])) * a + float(alpha[i]) * b, metric))
+        found.append(_measure_metric(f, (1 - float(alpha[i])) * a + float(alpha[i]) * b, metric))
     values = np.array([each.metrics["loss"] for each in found])
     share = alpha if baseline == "linear" else np.full(points, 0.5)  # of b in the baseline
-    with np.errstate(invalid="ignore"):  # inf - inf is NaN: a rise from there is not known
+    with np.errstate(invalid="ignore"):  # inf - inf is NaN
         rise = values - ((1 - share) * values[0] + share * values[-1])
         stderr = [
             each.stderr(replace(each, loss=(1 - s) * found[0].loss + s * found[-1].loss))
@@ -136,17 +137,16 @@ def barrier_matrix(
     generator: torch.Generator | None = None,
     progress: Progress = silent,
 ) -> BarrierMatrix:
-    """The barriers between each two of several checkpoints.
+    """The barriers between all pairs of several checkpoints.
 
     Args:
         objective: as for :func:`barrier`.
         checkpoints: two or more.
-        points: as for :func:`barrier`, likewise ``metric`` and ``baseline``.
-        metric: see there.
-        baseline: see there.
-        matched: whether to put the hidden units of the later of each two in the order of the earlier's first, as
-            :func:`landscape.match_weights` does.
-        generator: of that matching. Default: seeded by the operating system.
+        points: as for :func:`barrier`.
+        metric: as for :func:`barrier`.
+        baseline: as for :func:`barrier`.
+        matched: whether to match the second of each pair to the first beforehand, by :func:`landscape.match_weights`.
+        generator: of the matching. Default: seeded by the operating system.
         progress: called as ``progress(pairs, description)``; ``tqdm.tqdm`` fits.
 
     Returns:
@@ -207,7 +207,7 @@ def _names(ends: Sequence[Checkpoint | Tensor]) -> list[str]:
 
 
 def _ends(objective: Objective, a: Checkpoint | Tensor, b: Checkpoint | Tensor) -> tuple[Objective, Tensor, Tensor]:
-    """f as it is on the line, and the line's ends."""
+    """The objective to evaluate on the line, recalibrated if need be, and the two ends."""
     if not isinstance(objective, ModelObjective):
         if isinstance(a, Checkpoint) or isinstance(b, Checkpoint):
             raise ValueError(
@@ -216,7 +216,7 @@ def _ends(objective: Objective, a: Checkpoint | Tensor, b: Checkpoint | Tensor) 
             )
         return objective, _point("checkpoint_a", a, objective), _point("checkpoint_b", b, objective)
     first, second = (objective.at(end) if isinstance(end, Checkpoint) else objective for end in (a, b))
-    _check_rest(first, second)
+    _check_fixed_tensors(first, second)
     theta_a = first.theta if isinstance(a, Checkpoint) else _point("checkpoint_a", a, objective)
     theta_b = second.theta if isinstance(b, Checkpoint) else _point("checkpoint_b", b, objective)
     return recalibrated_between(first), theta_a, theta_b
@@ -227,8 +227,8 @@ def _point(name: str, theta: Tensor, objective: Objective) -> Tensor:
     return theta.detach().to(objective.device, objective.dtype)
 
 
-def _check_rest(first: ModelObjective, second: ModelObjective) -> None:
-    """Refuse ends that differ in tensors that are neither on the line nor gathered again."""
+def _check_fixed_tensors(first: ModelObjective, second: ModelObjective) -> None:
+    """Raise ValueError if the ends differ in tensors that are neither interpolated nor recalibrated."""
     one, other = (fixed_tensors(end, with_statistics=False) for end in (first, second))
     differing = [name for name in one if not torch.equal(one[name], other[name])]
     if differing:
@@ -238,8 +238,8 @@ def _check_rest(first: ModelObjective, second: ModelObjective) -> None:
         )
 
 
-def _examples(f: Objective, theta: Tensor, metric: str) -> Examples:
-    """The metric at theta, in the place of the loss, and what it is the mean of."""
+def _measure_metric(f: Objective, theta: Tensor, metric: str) -> PerExampleMetrics:
+    """``measure`` at theta, with the error in place of the loss for ``metric="error"``."""
     found = measure(f, theta)
     if metric == "loss":
         return found

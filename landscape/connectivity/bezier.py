@@ -7,13 +7,13 @@ The ends a and b stay; only the control point c is trained, by Adam (Kingma & Ba
     grad_c f(phi_t) = 2 t (1 - t) grad f(phi_t)
 
 at one t a step, with a learning rate that falls to zero along half a cosine. As in the paper, points count by t and not
-by arc length, whose density would depend on c as well. Unlike there, the t are not independent: t_k = u + k g mod 1
-with u uniform and g the golden ratio (Kronecker's sequence). Each is uniform, and any stretch of them is spread evenly,
-so that their noise in c is far smaller.
+by arc length, whose density would depend on c as well. Unlike in the paper, the t are not independent: t_k = u + k g
+mod 1 with u uniform and g the golden ratio (Kronecker's sequence). Each is uniform, and any consecutive ones are spread
+evenly, so that they add far less noise to c.
 
-c starts at the midpoint, where the curve is the straight line, but for a kick of a thousandth of ||b - a||: where a
-and b mirror each other, as networks do that differ by a permutation or a sign of hidden units, the gradient across the
-line is zero by symmetry, and a curve that starts on it stays.
+c starts at the midpoint, where the curve is the straight line, plus a random displacement of a thousandth of ||b - a||:
+if a and b are mirror images, as networks are that differ by a permutation or a sign of hidden units, the gradient
+across the line is zero by symmetry, and a curve that starts on the line would stay on it.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""Weight matching: the hidden units of b in the order that brings its weights nearest to those of a.
+"""Weight matching: permutes the hidden units of b so that its weights are as near as possible to those of a.
 
-A network computes the same whatever the order of its hidden units is, so its weights are only one of many equal copies.
-With P_l the permutation of layer l (P_0 and the last are the identity), the copy nearest to a minimises
+The function of a network does not depend on the order of its hidden units, so its weights are one of many equivalent
+points. With P_l the permutation of layer l (P_0 and the last are the identity), the one nearest to a minimises
 
     D^2 = sum_l ||W_l^a - P_l W_l^b P_{l-1}'||^2,   equally maximises   sum_l <W_l^a, P_l W_l^b P_{l-1}'>_F,
 
-biases and BatchNorm's weights counted as rows of W_l. In one P_l, the others held, this is a linear assignment problem,
-solved exactly; going through the layers in random order until none changes is coordinate ascent to a local optimum
-(Ainsworth, Hayase & Srinivasa 2023, arXiv:2209.04836, algorithm 1). D^2 never rises. Which optimum is found depends on
-the order: the problem over all layers at once is NP-hard.
+biases and BatchNorm's weights counted as rows of W_l. In one P_l, with the others fixed, this is a linear assignment
+problem, solved exactly; sweeping over the layers in random order until none changes is coordinate ascent to a local
+optimum (Ainsworth, Hayase & Srinivasa 2023, arXiv:2209.04836, algorithm 1). D^2 never rises. Which one is found depends
+on the order: the joint problem over all layers is NP-hard.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from landscape.randomness import generator_or_new
 
 __all__ = ["Matching", "match_weights"]
 
-# Of the norms' product: an assignment better by less than this is the same but for the order of summation
+# Relative to the product of the norms: gains below this are rounding errors of the sums
 _ROUNDING = 1e-12
-_CHECKED = 8  # examples to see by that the function is the same
+_CHECKED = 8  # examples on which the outputs before and after are compared
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Matching:
     """A checkpoint with its hidden units in another's order."""
 
     checkpoint: Checkpoint  # b permuted: the same function
-    permutations: dict[str, np.ndarray]  # hidden layer -> (units,): at place i stands what was unit p[i] of b
+    permutations: dict[str, np.ndarray]  # hidden layer -> p, (units,): unit i is unit p[i] of b
     squared_distance_before: float  # ||a - b||^2 over all parameters
     squared_distance: float  # ||a - P b||^2
     sweeps: int  # through all layers; the last one changed nothing
@@ -65,20 +65,20 @@ def match_weights(
     another, with activations, pooling, dropout and flattening between them.
 
     Args:
-        network: what both are checkpoints of, or an objective with it.
-        checkpoint_a: the fixed one.
-        checkpoint_b: the one to permute.
-        inputs: examples on which to see that the permuted network computes the same, and whether rows of a given
+        network: the network of both checkpoints, or an objective with it.
+        checkpoint_a: the target, which is not changed.
+        checkpoint_b: the checkpoint to permute.
+        inputs: examples on which to check that the permuted network has the same outputs, and that rows of a given
             length, as in ``x.view(-1, 400)``, are examples. Default: some of the objective's data; for a bare network
             none.
-        generator: of the orders in which the layers are gone through. Default: seeded by the operating system.
+        generator: of the order of the layers in each sweep. Default: seeded by the operating system.
 
     Returns:
-        Matching, whose ``checkpoint`` is called as b is, with ``-matched`` behind it.
+        Matching, whose ``checkpoint`` has the name of b with the suffix ``-matched``.
 
     Raises:
         ValueError: a layer or operation that is not covered, which is named; checkpoints that do not fit the network
-            or are not finite; a permuted network that computes something else, against what its graph says.
+            or are not finite; a permuted network with other outputs, which its graph does not explain.
 
     Reference:
         Ainsworth, Hayase & Srinivasa 2023, arXiv:2209.04836.
@@ -110,7 +110,7 @@ def match_weights(
     }
     matched = Checkpoint(f"{checkpoint_b.name}-matched", tensors, checkpoint_b.metadata)
     after = _loaded(model, matched)
-    _check_moved(structure, before, after, permutations)
+    _check_permuted(structure, before, after, permutations)
     return Matching(
         checkpoint=matched,
         permutations={layer: order.numpy() for layer, order in permutations.items()},
@@ -133,11 +133,13 @@ def _loaded(model: nn.Module, checkpoint: Checkpoint) -> nn.Module:
     return copied
 
 
-def _check_moved(structure: Structure, before: nn.Module, after: nn.Module, permutations: Mapping[str, Tensor]) -> None:
-    """Networks may have a ``state_dict`` of their own, which does not give all tensors as they are."""
-    moved = _tensors(after)
+def _check_permuted(
+    structure: Structure, before: nn.Module, after: nn.Module, permutations: Mapping[str, Tensor]
+) -> None:
+    """Raise ValueError unless ``after`` has all tensors permuted: a network may override ``state_dict``."""
+    found = _tensors(after)
     for name, tensor in _tensors(before).items():
-        if not equal(structure.permuted(name, tensor, permutations), moved[name]):
+        if not equal(structure.permuted(name, tensor, permutations), found[name]):
             raise ValueError(
                 f"the state_dict of {type(before).__name__} does not keep {name} in another order, so no checkpoint of "
                 "it can hold hidden units in the order of another: give a network that does not override state_dict"
@@ -159,7 +161,7 @@ def _squared_distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float
 def _ascend(
     structure: Structure, a: Mapping[str, Tensor], b: Mapping[str, Tensor], generator: torch.Generator
 ) -> tuple[dict[str, Tensor], int]:
-    """The permutations of a local optimum, and the sweeps it took."""
+    """The permutations at a local optimum, and the number of sweeps."""
     layers = list(structure.units)
     permutations = {layer: torch.arange(units) for layer, units in structure.units.items()}
     origin = {name: torch.zeros_like(weight) for name, weight in a.items()}
@@ -184,13 +186,13 @@ def _products(
     b: Mapping[str, Tensor],
     permutations: dict[str, Tensor],
 ) -> np.ndarray:
-    """<weights of unit i of a, weights of unit j of b> for one layer, (units, units), the other layers permuted."""
+    """<weights of unit i of a, weights of unit j of b> for one layer, (units, units); the others are permuted."""
     units = structure.units[layer]
     total = torch.zeros(units, units, dtype=torch.float64)
     for name, axes in structure.axes.items():
         for axis in axes:
             if axis.layer == layer and name in a:  # buffers follow, and do not count
-                moved = structure.permuted(name, b[name], permutations, but=layer)
+                moved = structure.permuted(name, b[name], permutations, skip=layer)
                 rows = (tensor.movedim(axis.dim, 0).reshape(units, -1) for tensor in (a[name], moved))
                 total += next(rows) @ next(rows).T
     return total.numpy()
@@ -198,14 +200,15 @@ def _products(
 
 @torch.no_grad()
 def _output_change(network: nn.Module | ModelObjective, inputs: Any, before: nn.Module, after: nn.Module) -> float:
-    """How far the outputs of the two are apart, relative to the largest; refused where it is more than rounding."""
+    """The largest difference of the outputs, relative to the largest output; ValueError if it exceeds rounding."""
     if inputs is not None:
-        outputs = [model(_few(inputs)) for model in (before, after)]
+        outputs = [model(_first_examples(inputs)) for model in (before, after)]
     elif isinstance(network, ModelObjective):
-        outputs = [network._evaluation.forward(model, _few(network._batches[0][0])) for model in (before, after)]
+        few = _first_examples(network._batches[0][0])
+        outputs = [network._evaluation.forward(model, few) for model in (before, after)]
     else:
         return math.nan
-    z, moved = (torch.cat(_flat(each)).double() for each in outputs)
+    z, moved = (torch.cat(_flatten_outputs(each)).double() for each in outputs)
     change = float((moved - z).abs().max()) / (float(z.abs().max()) or 1.0)
     # another order of summation moves last digits, which the layers may enlarge; a wrong permutation moves the first
     if not change <= math.sqrt(torch.finfo(next(before.parameters()).dtype).eps):
@@ -216,18 +219,18 @@ def _output_change(network: nn.Module | ModelObjective, inputs: Any, before: nn.
     return change
 
 
-def _few(item: Any) -> Any:
+def _first_examples(item: Any) -> Any:
     """The first examples of a batch, on the CPU."""
     if isinstance(item, Tensor):
         return item[:_CHECKED].cpu()
     if isinstance(item, Mapping):
-        return {key: _few(value) for key, value in item.items()}
-    return tuple(_few(value) for value in item) if isinstance(item, tuple) else item
+        return {key: _first_examples(value) for key, value in item.items()}
+    return tuple(_first_examples(value) for value in item) if isinstance(item, tuple) else item
 
 
-def _flat(item: Any) -> list[Tensor]:
+def _flatten_outputs(item: Any) -> list[Tensor]:
     """All tensors in a network's outputs, flattened."""
     if isinstance(item, Tensor):
         return [item.flatten()]
     items = item.values() if isinstance(item, Mapping) else item if isinstance(item, list | tuple) else ()
-    return [flat for each in items for flat in _flat(each)]
+    return [flat for each in items for flat in _flatten_outputs(each)]

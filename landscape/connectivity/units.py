@@ -1,10 +1,10 @@
-"""Which axes of a network's tensors are its hidden units, and so may be permuted together.
+"""The axes of a network's tensors that index its hidden units, and so may be permuted together.
 
 The units of a hidden layer are dimension 0 of its weight and bias and of the BatchNorm after it, and dimension 1 of the
-weight of the layer that they feed. Activations, dropout and pooling act on each unit by itself. Flattening lays the
-positions of each channel side by side, so that a unit then is a block of neighbouring features. All this is read off
-the network's graph (``torch.fx``); whatever acts on hidden units and is not known to let a permutation through is
-refused by name, since a permutation would there change the function.
+weight of the layer that they feed. Activations, dropout and pooling act on each unit separately. After flattening, a
+unit is a block of neighbouring features: the positions of its channel. The units are propagated through the network's
+graph (``torch.fx``); an operation on hidden units that is not known to commute with their permutation raises an error
+that names it, since a permutation might change the function.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Axis", "Structure", "structure_of"]
 
 _CONVOLUTIONS = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}  # with their numbers of spatial dimensions
 _NORMS = {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d}
-# what acts on each entry, or on each channel, by itself: layers, and functions or methods by their names
+# layers, and functions or methods by name, that act on each entry or on each channel separately
 _ENTRY_LAYERS = {
     *(nn.CELU, nn.ELU, nn.GELU, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.LeakyReLU, nn.LogSigmoid, nn.Mish),
     *(nn.ReLU, nn.ReLU6, nn.SELU, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Softsign, nn.Tanh, nn.Threshold, nn.Identity),
@@ -45,7 +45,7 @@ _CHANNEL_FUNCTIONS = {
 
 @dataclass(frozen=True)
 class Axis:
-    """Dimension ``dim`` of a tensor holds the units of ``layer``, each as ``block`` neighbouring entries."""
+    """Dimension ``dim`` of a tensor indexes the units of ``layer``, each as ``block`` neighbouring entries."""
 
     layer: str
     dim: int
@@ -54,15 +54,17 @@ class Axis:
 
 @dataclass(frozen=True)
 class Structure:
-    """What permutations a network has."""
+    """The hidden units of a network, and the dimensions that index them."""
 
     units: dict[str, int]  # hidden layer -> how many units it has
-    axes: dict[str, list[Axis]]  # parameter or buffer -> those of its dimensions that hold hidden units
+    axes: dict[str, list[Axis]]  # parameter or buffer -> its dimensions that index hidden units
 
-    def permuted(self, name: str, tensor: Tensor, permutations: Mapping[str, Tensor], but: str | None = None) -> Tensor:
-        """The tensor with unit ``permutations[layer][i]`` at place i, for all layers or all ``but`` one."""
+    def permuted(
+        self, name: str, tensor: Tensor, permutations: Mapping[str, Tensor], *, skip: str | None = None
+    ) -> Tensor:
+        """The tensor with unit ``permutations[layer][i]`` at place i, for all layers except ``skip``."""
         for axis in self.axes.get(name, ()):
-            if axis.layer != but:
+            if axis.layer != skip:
                 order = permutations[axis.layer][:, None] * axis.block + torch.arange(axis.block)
                 tensor = tensor.index_select(axis.dim, order.flatten().to(tensor.device))
         return tensor
@@ -70,20 +72,20 @@ class Structure:
 
 @dataclass(frozen=True)
 class _Units:
-    """How a tensor in the graph holds the units of a hidden layer: always along dimension 1."""
+    """The units of a hidden layer in a tensor of the graph, always along dimension 1."""
 
     layer: str
     spatial: int  # dimensions after that one; 0 where the units are features
-    blocks: bool = False  # whether a unit may be several neighbouring features: positions that were flattened
+    blocks: bool = False  # whether a unit may be several neighbouring features, after flattening
 
 
 def structure_of(network: nn.Module, *, checked: bool) -> Structure:
     """Find the hidden units of a multilayer perceptron or plain convolutional network.
 
     Args:
-        network: the one.
+        network: a network of Linear, Conv and BatchNorm layers in sequence.
         checked: whether the outputs of a permuted network will be compared, so that a length in its forward, as in
-            ``x.view(-1, 400)``, may be taken to be what one example has.
+            ``x.view(-1, 400)``, may be assumed to be the number of features of one example.
 
     Raises:
         ValueError: it has no hidden units, cannot be traced, or has a layer or operation that is not covered, which is
@@ -100,24 +102,24 @@ def structure_of(network: nn.Module, *, checked: bool) -> Structure:
             f"{type(network).__name__} cannot be traced by torch.fx ({cause}): weight matching needs a forward without "
             "branches on its data"
         ) from cause
-    walk = _Walk(network, graph, checked)
+    found = _UnitPropagation(network, graph, checked)
     for node in graph.nodes:
-        walk.visit(node)
-    if not walk.units:
+        found.visit(node)
+    if not found.units:
         raise ValueError(f"{type(network).__name__} has no hidden layer: there is nothing to permute")
-    return Structure(walk.units, dict(walk.axes))
+    return Structure(found.units, dict(found.axes))
 
 
 def _shared(network: nn.Module) -> list[str]:
-    """The names of the first tensor that has several."""
+    """The names of the first parameter that has several names."""
     names = defaultdict(list)
     for name, parameter in network.named_parameters(remove_duplicate=False):
         names[id(parameter)].append(name)
     return next((each for each in names.values() if len(each) > 1), [])
 
 
-class _Walk:
-    """Goes through the graph in order and notes where the units of each hidden layer are."""
+class _UnitPropagation:
+    """Propagates the units of each hidden layer through the graph, node by node."""
 
     def __init__(self, network: nn.Module, graph: fx.Graph, checked: bool) -> None:
         self._checked = checked
@@ -125,15 +127,15 @@ class _Walk:
         self.axes: dict[str, list[Axis]] = defaultdict(list)
         self._modules = dict(network.named_modules())
         self._parameters = {name for name, _ in network.named_parameters()}
-        self._carried: dict[fx.Node, _Units] = {}  # the other nodes hold no hidden units: inputs, outputs and sizes
+        self._units_of: dict[fx.Node, _Units] = {}  # other nodes have no hidden units: inputs, outputs and sizes
         self._called: set[str] = set()
-        self._hidden: set[fx.Node] = set()  # what a layer with weights comes after
+        self._hidden: set[fx.Node] = set()  # nodes that a later layer with weights depends on
         for node in reversed(graph.nodes):
             if any(user in self._hidden or self._has_weights(user) for user in node.users):
                 self._hidden.add(node)
 
     def visit(self, node: fx.Node) -> None:
-        sources = [self._carried[source] for source in node.all_input_nodes if source in self._carried]
+        sources = [self._units_of[source] for source in node.all_input_nodes if source in self._units_of]
         if node.op == "get_attr" and node.target in self._parameters:
             _refuse(f"the parameter {node.target!r}", "it is used outside a layer")
         if node.op == "output" and sources:
@@ -147,7 +149,7 @@ class _Walk:
         elif units is not None:
             units = self._after_function(node, units)
         if units is not None:
-            self._carried[node] = units
+            self._units_of[node] = units
 
     def _has_weights(self, node: fx.Node) -> bool:
         return node.op == "call_module" and type(self._module(node)) in {nn.Linear, *_CONVOLUTIONS}
@@ -200,7 +202,7 @@ class _Walk:
         return _Units(name, spatial)
 
     def _block(self, what: str, features: int, units: _Units) -> int:
-        """How many of the features each unit is."""
+        """The number of features of each unit."""
         block, rest = divmod(features, self.units[units.layer])
         if rest or not block or (block > 1 and not units.blocks):
             _refuse(what, f"its {features} features are not the {self.units[units.layer]} units of {units.layer!r}")
@@ -218,9 +220,9 @@ class _Walk:
             shape: Any = (*node.args[1:], *node.kwargs.values())
             shape = shape[0] if len(shape) == 1 and isinstance(shape[0], list | tuple) else shape
             if len(shape) == 2 and (isinstance(shape[0], int) or _are_examples(shape[0])):
-                # of numbers alone nothing says that a row is an example, unless it is as long as before
-                as_before = not units.spatial and not units.blocks and shape[1] == self.units[units.layer]
-                if isinstance(shape[0], int) and not (as_before or self._checked):
+                # a shape of two numbers does not show that a row is an example, unless its length is unchanged
+                unchanged = not units.spatial and not units.blocks and shape[1] == self.units[units.layer]
+                if isinstance(shape[0], int) and not (unchanged or self._checked):
                     _refuse(
                         f"operation {name!r} on the hidden units of layer {units.layer!r}",
                         f"its shape {shape} does not say whether its rows are examples, so write "
@@ -249,7 +251,7 @@ def _are_examples(length: Any) -> bool:
 
 
 def _name(node: fx.Node) -> str:
-    """Of a function of torch or a tensor's method, as it is written; of other functions, with their module."""
+    """The name of a torch function or tensor method; of other functions, with their module."""
     if isinstance(node.target, str):
         return node.target
     name = node.target.__name__
@@ -259,7 +261,7 @@ def _name(node: fx.Node) -> str:
 
 
 def _arguments(node: fx.Node, **defaults: Any) -> list[Any]:
-    """Of a function of a tensor, those after the tensor."""
+    """The arguments of a function of a tensor, without the tensor."""
     given = dict(zip(defaults, node.args[1:], strict=False)) | node.kwargs
     return [given.get(name, default) for name, default in defaults.items()]
 

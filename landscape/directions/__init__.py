@@ -1,4 +1,4 @@
-"""Directions in parameter space, as flat vectors (n,), along which the loss is worth a look."""
+"""Directions in parameter space along which to evaluate the loss, as flat vectors (n,)."""
 
 from landscape.directions.checkpoints import between, plane_through, project_onto_plane, trajectory_plane
 from landscape.directions.derivatives import eigenvector, gradient_direction, sharpest_ascent

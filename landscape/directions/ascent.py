@@ -4,8 +4,8 @@
 
 in coordinates u with theta' = theta + c u, c a scale per weight. A step of rho times `step` goes in the steepest
 direction of the norm, g/||g||_2 or sign(g) with g = c grad f, and is followed by the projection onto the ball. It is
-taken if f rises, and the next `step` is where the parabola through both ends, with the slope at the first, is highest,
-or four times as long where that has no top. As steps grow long, this becomes the power method
+accepted if f rises. The next `step` maximises the parabola through both ends with the slope at the first, or is four
+times as long if the parabola has no maximum. As steps grow long, this becomes the power method
 u <- rho g(u) / ||g(u)||, along which a convex f never falls.
 """
 
@@ -34,7 +34,7 @@ class Ball:
     norm: float = 2
 
     def furthest(self, direction: Tensor) -> Tensor:
-        """The point of the ball furthest along ``direction`` (n,), without what moves no weight; 0 for 0."""
+        """The point of the ball furthest along ``direction`` (n,), zero where the scale is zero; 0 for 0."""
         direction = direction * (self.scale > 0)
         if self.norm == 2:
             length = norm(direction)
@@ -50,32 +50,32 @@ class Ball:
 
 @dataclass(frozen=True)
 class Ascent:
-    """Where it ended."""
+    """The result of an ascent."""
 
-    start: float  # f where it began
-    top: float  # the highest f
-    u: Tensor  # (n,), there
+    start: float  # f at the starting point
+    top: float  # the highest f found
+    u: Tensor  # (n,), the point with that f
     not_finite: int  # how many trials had a loss that is not finite
 
 
 def ascend(objective: Objective, theta: Tensor, ball: Ball, u: Tensor, steps: int) -> Ascent:
-    """Go up from ``u`` (n,), with ``steps`` evaluations of f and its gradient, that at ``u`` among them."""
+    """Projected gradient ascent from ``u`` (n,), by ``steps`` evaluations of f and its gradient, the first at ``u``."""
     value, gradient = objective.value_and_gradient(theta + ball.scale * u)
     f = number(value)
     start, step, not_finite = f, 1.0, 0
     for _ in range(steps - 1):
-        there = ball.project(u + step * ball.furthest(ball.scale * gradient))
-        value, slope = objective.value_and_gradient(theta + ball.scale * there)
+        candidate = ball.project(u + step * ball.furthest(ball.scale * gradient))
+        value, slope = objective.value_and_gradient(theta + ball.scale * candidate)
         higher = number(value)
         not_finite += not np.isfinite(higher)
-        step = min(_LONGEST, step * _vertex(dot(ball.scale * gradient, there - u), higher - f))
+        step = min(_LONGEST, step * _vertex(dot(ball.scale * gradient, candidate - u), higher - f))
         if f < higher < float("inf"):
-            u, f, gradient = there, higher, slope
+            u, f, gradient = candidate, higher, slope
     return Ascent(start, f, u, not_finite)
 
 
 def _vertex(slope: float, rise: float) -> float:
-    """Where the parabola with this slope at 0 and this rise at 1 is highest, within [0.1, 4]; 0.1 if not known."""
+    """Maximiser within [0.1, 4] of the parabola with this slope at 0 and rise at 1; 0.1 if the rise is not finite."""
     if not np.isfinite(rise):
         return 0.1
     return 4.0 if rise >= slope else float(np.clip(slope / (2 * (slope - rise)), 0.1, 4.0))

@@ -1,12 +1,12 @@
-"""Lines and planes that weights span: between two, through three, along a trajectory.
+"""Lines and planes through weights: between two points, through three, along a trajectory.
 
 The weights w_i of a trajectory, seen from the origin w (its last point), are the rows of M (points, n). The plane
 through w nearest to all of them, in the sense of the sum of squared distances, is spanned by the two leading right
 singular vectors of M; sigma_k^2 / ||M||_F^2 is the share of the sum of squares along each. They come from the Gram
-matrix M M' = Q Sigma^2 Q' of (points, points) as d_k = M' q_k / sigma_k, so nothing of size (n, n) is ever made.
+matrix M M' = Q Sigma^2 Q' of (points, points) as d_k = M' q_k / sigma_k, so nothing of size (n, n) is formed.
 
 Li et al. 2018 (arXiv:1712.09913) take the same M but let their PCA subtract its mean, which finds the nearest plane
-through the mean and then draws it through w; that one lies further from the points.
+through the mean and shifts it to w; the points lie further from that one.
 """
 
 from __future__ import annotations
@@ -166,19 +166,19 @@ def project_onto_plane(
     basis, triangle = _orthonormal(*directions)
     if not float(triangle[1, 1]) > _PARALLEL * float(directions[1].norm()):
         raise ValueError("direction_a and direction_b are parallel: give two that span a plane")
-    along = torch.zeros(len(points), 2, dtype=torch.float64)
+    in_plane = torch.zeros(len(points), 2, dtype=torch.float64)  # coefficients of the orthonormal basis
     for columns, block in _displacements(points, origin):
-        along += block @ basis[:, columns].T
-    # summed from the rest itself: ||w_i - w||^2 - along^2 would lose half of the digits near the plane
+        in_plane += block @ basis[:, columns].T
+    # summed from the rest itself: ||w_i - w||^2 - ||in_plane_i||^2 would lose half of the digits near the plane
     squared_rest = torch.zeros(len(points), dtype=torch.float64)
     for columns, block in _displacements(points, origin):
-        squared_rest += (block - along @ basis[:, columns]).square().sum(dim=1)
-    squares = along.square()
+        squared_rest += (block - in_plane @ basis[:, columns]).square().sum(dim=1)
+    squares = in_plane.square()
     return Frame(
         names=names,
         origin=_double(origin).clone(),
         directions=directions,
-        coordinates=torch.linalg.solve_triangular(triangle, along.T, upper=True).T.numpy(),
+        coordinates=torch.linalg.solve_triangular(triangle, in_plane.T, upper=True).T.numpy(),
         out_of_plane=squared_rest.sqrt().numpy(),
         explained=(squares.sum(dim=0) / (squares.sum() + squared_rest.sum())).numpy(),
         fingerprint=fingerprints(origin, *directions),
@@ -209,17 +209,17 @@ def _orthonormal(d1: Tensor, d2: Tensor) -> tuple[Tensor, Tensor]:
     triangle[0, 0] = d1.norm()
     q1 = d1 / triangle[0, 0]
     for _ in range(2):  # twice is enough (Giraud et al. 2005)
-        along = q1 @ d2
-        triangle[0, 1] += along
-        d2 = d2 - along * q1
+        projection = q1 @ d2
+        triangle[0, 1] += projection
+        d2 = d2 - projection * q1
     triangle[1, 1] = d2.norm()
     return torch.stack([q1, d2 / triangle[1, 1]]), triangle
 
 
 def _rounding(points: Sequence[Tensor]) -> float:
-    """How far rounding alone may put a point off a line: a mean of two, say, in the points' own precision.
+    """A bound on the distance from a line that rounding alone may cause, as for the mean of two points.
 
-    Each weight is rounded by eps/2 of itself, and so is each of the few operations that made it.
+    Each weight is rounded by eps/2 of itself, and so is each of the few operations that computed it.
     """
     eps = max(torch.finfo(point.dtype).eps for point in points)
     return 4 * eps * max(norm(point) for point in points)

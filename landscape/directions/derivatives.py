@@ -1,4 +1,4 @@
-"""Directions that the derivatives of f single out at theta."""
+"""Directions given by the derivatives of f at theta."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from landscape.sums import norm
 
 __all__ = ["eigenvector", "gradient_direction", "sharpest_ascent"]
 
-_KICK = 1e-3  # of the radius: how far from a point without a gradient the ascent begins
+_KICK = 1e-3  # of the radius: the distance from theta at which the ascent starts if the gradient is zero
 
 
 def eigenvector(pairs: Eigenpairs, index: int, objective: Objective) -> Tensor:
@@ -77,11 +77,11 @@ def sharpest_ascent(
             seeded by the operating system.
 
     Returns:
-        d, shape (n,), to the highest point that was found, which is coordinate 1 along it: with enough steps a maximum,
-        though not always the highest in the ball. Its length is ``radius``, or less where f has a maximum inside.
+        d, shape (n,), to the highest point found, which is at coordinate 1: with enough steps a local maximum, though
+        not always the highest in the ball. Its length is ``radius``, or less where f has a maximum inside.
 
     Raises:
-        ValueError: radius or steps out of range; nothing that was tried raises f.
+        ValueError: radius or steps out of range; no point tried is higher than f(theta).
 
     Reference:
         Foret, Kleiner, Mobahi & Neyshabur 2021, arXiv:2010.01412; Keskar, Mudigere, Nocedal, Smelyanskiy & Tang 2017,

@@ -1,7 +1,7 @@
-"""A few numbers that tell a vector of the parameter space from others, for records that do not keep it.
+"""Random projections that identify a vector of the parameter space, for records that do not store it.
 
 The fingerprint of v is (r_1'v, ..., r_4'v), with r_k ~ N(0, I) the same for all vectors of one size. That of v + e is
-off by a Gaussian of standard deviation ||e|| in each of its numbers: what e is does not matter, only how large it is.
+off by a Gaussian of standard deviation ||e|| in each number, whatever the direction of e.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _BLOCK = 2**20  # weights at once
 
 
 def fingerprints(*vectors: Tensor) -> np.ndarray:
-    """Of each of the vectors of shape (n,), as (vectors, 4)."""
+    """The fingerprints of vectors of shape (n,), as (vectors, 4)."""
     generator = torch.Generator().manual_seed(_SEED)
     found = torch.zeros(len(vectors), _PROJECTIONS, dtype=torch.float64)
     for blocks in zip(*(vector.detach().split(_BLOCK) for vector in vectors), strict=True):

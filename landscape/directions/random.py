@@ -1,7 +1,7 @@
-"""Gaussian directions d, brought to the scale of the weights theta.
+"""Gaussian directions d, normalised to the scale of the weights theta.
 
-A step along d ~ N(0, I) means little by itself: the layers of a ReLU network can be rescaled against each other without
-a change of the function, and what is a long step for one layer is a short one for another. So each part d_j of d is
+A step along d ~ N(0, I) has no meaning by itself: the layers of a ReLU network can be rescaled without a change of the
+function, so that the same step is long for one layer and short for another. So each part d_j of d is
 given the norm of the same part of theta,
 
     d_j <- d_j ||theta_j|| / ||d_j||,
@@ -35,13 +35,13 @@ def random_direction(
     """A Gaussian direction, filter-normalised as in Li et al. 2018 unless asked otherwise.
 
     Args:
-        objective: says how theta divides into filters; ``"none"`` serves any objective.
+        objective: divides theta into filters; for ``"none"`` any objective will do.
         theta: the weights to normalise by, shape (n,).
-        normalization: ``"filter"`` gives each filter of the direction the norm of the same filter of theta; what a
-            filter is in each kind of layer, ``ParameterSpace.filters`` says. ``"layer"`` does so with each whole
+        normalization: ``"filter"`` gives each filter of the direction the norm of the same filter of theta;
+            ``ParameterSpace.filters`` defines the filters of each kind of layer. ``"layer"`` does so with each whole
             tensor. ``"none"`` is N(0, I).
-        one_dimensional: what a normalised direction is in biases and normalisation layers. ``"zero"`` leaves them where
-            they are, ``"normalize"`` treats them as the others: a filter of a single entry keeps its size, so its sign
+        one_dimensional: the entries of a normalised direction for biases and normalisation layers. ``"zero"`` sets them
+            to 0, ``"normalize"`` treats them as the others: a filter of a single entry keeps its size, so its sign
             alone is random.
         generator: of the Gaussian vector. Default: seeded by the operating system.
 
@@ -70,7 +70,7 @@ def random_direction(
     # in float64 on the CPU until the end, where the norms are rounded once
     direction = normal(objective.size, generator_or_new(generator), torch.float64, torch.device("cpu"))
     if isinstance(objective, ModelObjective):
-        direction[objective.held.cpu()] = 0.0  # f does not move there
+        direction[objective.fixed_entries.cpu()] = 0.0  # entries of theta that f keeps fixed
     if normalization != "none":
         if not isinstance(objective, ModelObjective):
             raise ValueError(

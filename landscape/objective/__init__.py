@@ -1,4 +1,4 @@
-"""f(theta) with its derivatives: the one thing that every analysis looks at."""
+"""The objective f(theta) and its derivatives, which every analysis evaluates."""
 
 from landscape.objective.contract import Objective
 from landscape.objective.model import ModelObjective

@@ -1,4 +1,4 @@
-"""What an analysis asks of a function: its value and derivatives at a flat vector of shape (n,)."""
+"""The interface that every analysis uses: value and derivatives of a function of a flat vector of shape (n,)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Objective", "number"]
 class Objective(Protocol):
     """A twice differentiable function f of one flat vector theta of shape (n,).
 
-    Any object with these members serves; nothing need be inherited. ``size`` is n.
+    A structural type: any object with these members is an Objective, without inheritance. ``size`` is n.
     """
 
     @property
@@ -23,11 +23,11 @@ class Objective(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of theta and of all derivatives."""
+        """Dtype of theta and of all derivatives."""
 
     @property
     def device(self) -> torch.device:
-        """Where theta and all derivatives are."""
+        """Device of theta and of all derivatives."""
 
     def value(self, theta: Tensor) -> float:
         """f(theta)."""
@@ -36,12 +36,12 @@ class Objective(Protocol):
         """grad f(theta), shape (n,)."""
 
     def value_and_gradient(self, theta: Tensor) -> tuple[float, Tensor]:
-        """Both, for the price of the gradient."""
+        """f(theta) and grad f(theta), at the cost of the gradient."""
 
     def hvp(self, theta: Tensor, v: Tensor) -> Tensor:
         """H(theta) v with H the Hessian of f, shape (n,)."""
 
 
 def number(value: float | Tensor) -> float:
-    """What an objective returns as its value, which may be a tensor of no dimension, with a graph or without."""
+    """The value of an objective as a float; objectives may return a zero-dimensional tensor, also with a graph."""
     return float(value.detach() if isinstance(value, Tensor) else value)

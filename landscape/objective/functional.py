@@ -13,11 +13,11 @@ __all__ = ["as_module"]
 def as_module(function: Callable[..., Any], params: Mapping[str, Tensor]) -> nn.Module:
     """The network whose parameters are ``params`` and whose forward is ``function(params, *inputs)``.
 
-    Trainable are the tensors that require gradients, or where none does, as in functional code, all floating ones.
+    Trainable are the tensors that require gradients; if none does, as in functional code, all floating tensors.
 
     Raises:
-        TypeError: ``function`` is no function, or ``params`` no dictionary of tensors.
-        ValueError: a name is both a tensor and the beginning of another name, as "a" and "a.b".
+        TypeError: ``function`` is not a function, or ``params`` not a dictionary of tensors.
+        ValueError: a name is both a tensor and a prefix of another name, as "a" and "a.b".
     """
     if isinstance(function, nn.Module) or not callable(function):
         raise TypeError(

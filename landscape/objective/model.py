@@ -21,56 +21,59 @@ __all__ = ["ModelObjective"]
 class ModelObjective(MeanLoss):
     """The mean loss of a network over data, as an Objective.
 
-    It owns its weights and buffers and borrows the network's code: while f is evaluated, its tensors stand in the
-    user's modules, which are as before afterwards, whatever happens. Two objectives over one network may take turns;
-    two threads may not. The network is in evaluation mode, so dropout is off.
+    It owns copies of the weights and buffers and uses the network's code: while f is evaluated, its tensors replace
+    those in the user's modules, which are restored afterwards, also after an error. Two objectives may share one
+    network, but not in two threads at the same time. The network is in evaluation mode, so dropout is off.
 
-    When it is made, one micro-batch is evaluated a few times: the loss must follow theta, be the same twice, and be the
-    mean of its parts. ``docs/your_network.md`` says what is taken, what is refused, and the option for each.
+    The constructor evaluates one micro-batch a few times, to check that the loss depends on theta in every tensor, is
+    deterministic, and is a mean over examples. ``docs/your_network.md`` lists what is accepted, what is refused, and
+    the option for each case.
 
     Args:
         model: the network. Parameters with ``requires_grad=False`` stay fixed. With ``params``, a function
             ``model(params, *inputs)`` of a dictionary of tensors.
         loss: a criterion of ``torch.nn`` or ``torch.nn.functional`` (or any ``nn.Module``), called as
             ``loss(outputs, targets)`` for batches ``(inputs, targets)`` or inputs alone, which then are the targets; or
-            any other callable, called as ``loss(outputs, batch)``; or None for outputs that are or carry their own
+            any other callable, called as ``loss(outputs, batch)``; or None if the outputs are the loss or have it as
             ``.loss`` (Hugging Face). It must be a mean over the batch's examples; ``reduction="sum"`` is divided by
-            their number. Modules that it is or refers to are owned like the network, their parameters fixed.
-        data: a pair of tensors ``(inputs, targets)``, or an iterable of batches (a DataLoader), read once and kept.
+            their number. Modules in it are copied like the network, with their parameters fixed.
+        data: a pair of tensors ``(inputs, targets)``, or an iterable of batches (a DataLoader), read once and stored.
         forward: ``forward(model, batch) -> outputs``. Default: ``model(inputs)`` for a tuple or tensor,
             ``model(**batch)`` for a mapping.
-        batch_size: examples evaluated at once when ``data`` is a pair of tensors. ``"auto"``: as many as hold 16 MB in
-            a forward pass (about a CPU's caches; 1 GB on a GPU), or up to 128 that hold no more than 512 MB. Always 128
+        batch_size: examples per micro-batch when ``data`` is a pair of tensors. ``"auto"``: as many as save 16 MB in a
+            forward pass (about a CPU's caches; 1 GB on a GPU), or up to 128 that save no more than 512 MB. Always 128
             with ``batch_norm="batch"``.
-        batch_norm: ``"frozen"`` keeps the running statistics, ``"recalibrated"`` gathers them, and the vectors of
-            spectral normalisation, again at every theta (derivatives hold them fixed), ``"batch"`` uses each batch's.
-        calibration: the data on which they are gathered again, for test losses the training data. Default: ``data``.
+        batch_norm: ``"frozen"`` keeps the running statistics, ``"recalibrated"`` computes them, and the vectors of
+            spectral normalisation, again at every theta (derivatives treat them as constants), ``"batch"`` uses those
+            of each batch.
+        calibration: the data for ``"recalibrated"``, for test losses the training data. Default: ``data``.
         weight_decay: adds weight_decay/2 ||theta||^2 to f.
-        graph_memory: bytes that ``hvp`` and ``gnvp`` may each hold of the graphs of their first backward passes, which
-            makes every product after the first at the same theta 1.5 to 2 times faster. 0 keeps none. Default: a
-            quarter of the memory that is free when the first product is asked for.
-        count: how many examples a batch weighs, a function of the batch. Default: its tensors' common first dimension.
-        whole_batches: takes each batch as it is and never splits it, for losses of a batch as such: f then belongs to
-            these batches. A pair of tensors is one batch, or as ``batch_size`` says.
-        noise: ``"frozen"`` has each batch evaluated with the same random numbers. None refuses networks that draw some.
-        mode: ``"eval"``, or ``"train"`` for losses that exist in training mode only. BatchNorm is as ``batch_norm``
-            says and dropout off in both.
-        dtype: in which all is evaluated. Default: the network's own, or float32 where that is half precision.
+        graph_memory: bytes of graphs of first backward passes that ``hvp`` and ``gnvp`` may each cache, which makes
+            every product after the first at the same theta 1.5 to 2 times faster. 0 caches none. Default: a quarter of
+            the memory that is free at the first product.
+        count: a function of a batch that returns its weight in the mean. Default: its number of examples, the first
+            dimension that its tensors have in common.
+        whole_batches: never splits a batch, for losses that are not a mean over examples: f then depends on these
+            batches. A pair of tensors is one batch, or batches of ``batch_size``.
+        noise: ``"frozen"`` evaluates each batch with the same random numbers. None refuses networks that draw any.
+        mode: ``"eval"``, or ``"train"`` for losses that exist in training mode only. In both, BatchNorm follows
+            ``batch_norm`` and dropout is off.
+        dtype: of all floating tensors. Default: that of the network, or float32 if that is half precision.
         params: the tensors of a network that is a function; trainable are those that require gradients, or all floating
             ones if none does.
 
     Attributes:
-        theta: the weights of ``model`` when this was made, shape (n,).
-        space: the names and shapes that theta is made of.
+        theta: the weights of ``model`` when the objective was made, shape (n,).
+        space: the names and shapes of the tensors in theta.
         examples: the number of examples in ``data``.
-        told: what was done to the checkpoint that it is at, to make its names and dtypes fit.
-        held: the entries of theta that autograd holds fixed, as rows of an embedding's ``padding_idx``: whatever theta
-            says, f has them at the network's own.
+        load_notes: what was done to fit the names and dtypes of the checkpoint it is at, in sentences.
+        fixed_entries: indices of the entries of theta to which autograd gives no gradient, as the rows of an
+            embedding's ``padding_idx``: f ignores theta there and uses the network's own values.
 
     Raises:
-        TypeError: ``model``, ``loss`` or ``data`` is of no kind that is taken.
+        TypeError: ``model``, ``loss`` or ``data`` is of an unsupported type.
         ValueError: no trainable parameter; empty data; parameters of several dtypes or devices; a loss
-            that does not follow theta, is not the same twice, or is no mean over examples; an unknown option.
+            that does not depend on theta, is not deterministic, or is not a mean over examples; an unknown option.
 
     Example:
         The mean squared error (w - 3)^2 of a model that outputs w:
@@ -129,11 +132,11 @@ class ModelObjective(MeanLoss):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is done to the network and its data, and what of them is held fixed, in sentences."""
+        """What is changed in the network and its data, and what is held fixed, in sentences."""
         return tuple(notes_on(self))
 
     def preflight(self, generator: torch.Generator | None = None) -> Preflight:
-        """What stands in the way of second derivatives here, and one product checked by other means.
+        """Find obstacles to second derivatives, and check one Hessian-vector product by an independent method.
 
         Raises:
             ValueError: the network cannot be differentiated twice.

@@ -1,4 +1,4 @@
-"""What is said of a network and its loss before anything is measured: what is held fixed, switched off, undone."""
+"""Sentences about how a network and its loss are evaluated: what is fixed, switched off, or converted."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ from landscape.objective.mean_loss import MeanLoss
 
 __all__ = ["AttentionCalls", "notes_on"]
 
-_FEW = 5
-
 
 def notes_on(f: MeanLoss) -> list[str]:
-    """One sentence for each."""
-    return [*f.told, *_of_wrappers(f._evaluation.network.modules), *_of_modules(f), *_of_tensors(f), *_of_f(f)]
+    """One sentence for each change."""
+    return [*f.load_notes, *_of_wrappers(f._evaluation.network.modules), *_of_modules(f), *_of_tensors(f), *_of_f(f)]
 
 
 def _of_wrappers(modules: list[nn.Module]) -> list[str]:
@@ -36,7 +34,7 @@ def _of_wrappers(modules: list[nn.Module]) -> list[str]:
 
 def _of_modules(f: MeanLoss) -> list[str]:
     modules = f._evaluation.network.modules
-    dropout = sum(_dropped(m) > 0 for m in modules)
+    dropout = sum(_dropout_rate(m) > 0 for m in modules)
     norms = sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in modules)
     recurrent = sum(isinstance(m, nn.RNNBase) for m in modules)
     notes = []
@@ -63,15 +61,13 @@ def _of_tensors(f: MeanLoss) -> list[str]:
     if own:
         count = sum(p.numel() for p in {id(p): p for p in own}.values())
         notes.append(f"{count} parameters of the loss, which are not the network's, are held fixed")
-    for name, row in f._evaluation.found.padded.items():
+    for name, row in f._evaluation.inspection.padding_rows.items():
         notes.append(f"row {row} of {name}, that of its padding_idx, is held fixed, as autograd holds it")
-    if f._evaluation.kernels.exchanges:
+    if f._evaluation.kernels.has_substitutes:
         notes.append("forward holds parameters by other ways than its modules, where ours are taken for them")
-    if f._evaluation.network.moving:
-        notes.append(
-            f"{f._evaluation.network.moving} buffers move in forward: each evaluation begins with the checkpoint's"
-        )
-    if f._evaluation.writes:
+    if moving := f._evaluation.network.mutated_buffers:
+        notes.append(f"{moving} buffers move in forward: each evaluation begins with the checkpoint's")
+    if f._evaluation.mutates_batches:
         notes.append("forward writes into its batch: each evaluation has a copy")
     return notes
 
@@ -100,8 +96,8 @@ def _is_compiled(module: nn.Module) -> bool:
     )
 
 
-def _dropped(module: nn.Module) -> float:
-    """The share that a layer drops in training."""
+def _dropout_rate(module: nn.Module) -> float:
+    """The dropout probability of a layer."""
     if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
         return module.dropout
     return module.p if isinstance(module, nn.modules.dropout._DropoutNd) else 0.0
@@ -121,7 +117,7 @@ class AttentionCalls(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
     def notes(self) -> list[str]:
-        """Whether there were any."""
+        """A note if there were any calls."""
         if not self.count:
             return []
         return ["attention runs under torch's MATH kernel, as the fused ones have no second derivative"]

@@ -1,17 +1,17 @@
-"""What stands in the way of second derivatives, found before hours are spent on them.
+"""Check that f can be differentiated twice, before an expensive analysis.
 
-One product of the Hessian on the first batch is compared with an independent one: forward-over-reverse (the derivative
-of the gradient along v), or where an operation has none, the central difference of gradients in float64,
+One Hessian-vector product on the first batch is compared with an independent one: forward-over-reverse (the derivative
+of the gradient along v), or if an operation has no forward derivative, the central difference of gradients in float64,
 
     D(h) = (grad f(theta + h v) - grad f(theta - h v)) / 2h,
 
-at steps ||h v|| of 1e-6 to 1e-3 of ||theta||. How far D is known is told by ||D(h) - D(10 h)||: a network that computes
-in float32 within needs the larger steps. That finds, too, what torch's autograd passes over in silence: the second
-derivative of a function marked ``once_differentiable`` is zero to it. In float32 a difference is no check: on networks
-with ReLU or max-pooling it is off by more than the product itself.
+at steps ||h v|| of 1e-6 to 1e-3 of ||theta||. ||D(h) - D(10 h)|| estimates the error of D; networks that compute in
+float32 internally need the larger steps. This also finds errors that torch's autograd does not report: to it the second
+derivative of a function marked ``once_differentiable`` is zero. Differences in float32 are useless as a check: on
+networks with ReLU or max-pooling their error exceeds the product itself.
 
-The gradient is compared with the difference of values likewise: where forward detaches something, or passes gradients
-straight through what has none, autograd's gradient is not the derivative of f.
+The gradient is compared with central differences of values in the same way: if forward detaches a tensor, or uses a
+straight-through estimator, autograd's gradient is not the derivative of f.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from landscape.objective.data.batches import mapped
-from landscape.objective.evaluation.kernels import differentiable_twice
+from landscape.objective.data.batches import map_tensors
+from landscape.objective.evaluation.kernels import differentiable_twice, no_second_derivative
 from landscape.objective.mean_loss import MeanLoss
 from landscape.objective.notes import AttentionCalls, notes_on
 from landscape.sums import dot, norm
 
 __all__ = ["Preflight", "preflight"]
 
-# what no check may pass, whatever the dtype
-_COARSEST = 1e-2
+# the largest relative error that passes, for any dtype
+_MAX_TOLERANCE = 1e-2
 _STEPS = (1e-6, 1e-5, 1e-4, 1e-3)
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """What was found, what was done about it, and how far two ways to a product agree."""
+    """The notes on an objective, and the error of one Hessian-vector product against an independent method."""
 
     notes: tuple[str, ...]
     unused: tuple[str, ...]  # parameters that the loss does not depend on: their rows of H are zero
-    error: float  # ||H v - independent|| / ||independent||; NaN where there was no second way
+    error: float  # ||H v - independent|| / ||independent||; NaN if no independent method works
     method: str  # of the independent product
     tolerance: float
-    gradient_error: float = float("nan")  # |g'v - difference of values| / ||g||; NaN where it is not known
+    gradient_error: float = float("nan")  # |g'v - difference of values| / ||g||; NaN if it is not known
 
     @property
     def passed(self) -> bool:
-        """Whether the two products agree within the tolerance, and no gradient was found wrong."""
-        return self.error <= self.tolerance and not self.gradient_error > _COARSEST
+        """Whether the two products agree within the tolerance, and the gradient is not found to be wrong."""
+        return self.error <= self.tolerance and not self.gradient_error > _MAX_TOLERANCE
 
     def __str__(self) -> str:
         lines = list(self.notes)
-        if self.gradient_error > _COARSEST:
+        if self.gradient_error > _MAX_TOLERANCE:
             lines.append(
                 f"THE GRADIENT IS NOT THE DERIVATIVE of the loss: it differs by {self.gradient_error:.1e} of its norm "
                 "along a random direction, as where forward detaches a tensor or rounds one"
@@ -69,44 +69,41 @@ class Preflight:
 
 
 def preflight(f: MeanLoss, generator: torch.Generator) -> Preflight:
-    """Look for what has no second derivative, and check one product on the first batch.
+    """Find operations without a second derivative, and check one product on the first batch.
 
     Args:
-        f: the objective, at whose own weights it looks.
+        f: the objective; the check is at its own weights.
         generator: of the direction v.
 
     Raises:
-        ValueError: the network cannot be differentiated twice; the operation is named as far as torch names it.
+        ValueError: the network cannot be differentiated twice; the message has torch's name of the operation.
     """
     with AttentionCalls() as attention:
         f.value(f.theta)
-    # with the statistics that BatchNorm has now: the product holds them fixed, a difference would not
+    # with BatchNorm's current statistics: the product treats them as constants, a difference would not
     norms = "frozen" if f.batch_norm == "recalibrated" else f.batch_norm
-    small = f._like(f._at_theta().sibling(), f._batches[:1], batch_norm=norms)
-    v = torch.randn(f.size, generator=generator, dtype=torch.float64).to(f.theta).index_fill(0, f.held, 0.0)
+    small = f._with_network(f._at_theta().clone(), f._batches[:1], batch_norm=norms)
+    v = torch.randn(f.size, generator=generator, dtype=torch.float64).to(f.theta).index_fill(0, f.fixed_entries, 0.0)
     try:
         unused = _unused(f)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as cause:
-        raise ValueError(
-            f"the network cannot be differentiated twice ({cause}): replace the operation, or where it changes a "
-            "tensor in place, write it out of place"
-        ) from cause
+        raise no_second_derivative(cause) from cause
     product = small.hvp(f.theta, v)
     notes = [*notes_on(f), *attention.notes()]
-    # two orders of summation differ by some eps times the terms, which may cancel
-    tolerance = min(max(1e-6, 1e3 * torch.finfo(f.dtype).eps), _COARSEST)
+    # two orders of summation differ by a few eps times the terms, which may cancel
+    tolerance = min(max(1e-6, 1e3 * torch.finfo(f.dtype).eps), _MAX_TOLERANCE)
     wide = _in_float64(small)
     gradient_error = _gradient_error(wide, v)
     if unused:
-        depends = "no gradient reaches" if gradient_error > _COARSEST else "the loss does not depend on"
+        depends = "no gradient reaches" if gradient_error > _MAX_TOLERANCE else "the loss does not depend on"
         notes.append(f"{depends} {', '.join(unused)}: these rows of H are zero")
     independent, method, known = _independent(small, wide, v)
     error = float("nan")
     if independent is not None:
-        error = _apart(product, independent)
-        tolerance = min(max(tolerance, 3 * known), _COARSEST)
+        error = _relative_error(product, independent)
+        tolerance = min(max(tolerance, 3 * known), _MAX_TOLERANCE)
     return Preflight(
         notes=tuple(notes),
         unused=unused,
@@ -130,14 +127,14 @@ def _unused(f: MeanLoss) -> tuple[str, ...]:
 
 
 def _in_float64(f: MeanLoss) -> MeanLoss | str:
-    """The same in float64, or what stands in the way."""
+    """The same objective in float64, or the error message if that fails."""
 
     def widened(tensor: Tensor) -> Tensor:
         return tensor.double() if tensor.is_floating_point() else tensor
 
     try:
-        wide = f._like(
-            f._network.sibling(dtype=torch.float64), [(mapped(widened, batch), count) for batch, count in f._batches]
+        wide = f._with_network(
+            f._network.clone(dtype=torch.float64), [(map_tensors(widened, batch), count) for batch, count in f._batches]
         )
         wide.gradient(wide.theta)
         return wide
@@ -146,8 +143,9 @@ def _in_float64(f: MeanLoss) -> MeanLoss | str:
 
 
 def _independent(f: MeanLoss, wide: MeanLoss | str, v: Tensor) -> tuple[Tensor | None, str, float]:
-    """A product by other means than ours, what they are, and how far it is known."""
-    if not (f._evaluation.kernels.exchanges or f._evaluation.network.scripted):  # where transforms do not reach
+    """H v by an independent method, the name of the method, and the relative error to which it is known."""
+    # transforms of torch.func do not apply to substituted parameters, nor to TorchScript
+    if not (f._evaluation.kernels.has_substitutes or f._evaluation.network.scripted):
         try:
             return _forward_over_reverse(f, v), "forward-over-reverse", 0.0
         except (RuntimeError, NotImplementedError, AttributeError):  # an operation without forward derivative
@@ -155,26 +153,26 @@ def _independent(f: MeanLoss, wide: MeanLoss | str, v: Tensor) -> tuple[Tensor |
     if isinstance(wide, str):
         return None, f"neither forward-over-reverse nor float64 serve this network and its data ({wide})", math.nan
     w, length = v.double(), norm(wide.theta) / norm(v)
-    found = [_difference(wide, w, _STEPS[0] * length)]
+    found = [_central_difference(wide, w, _STEPS[0] * length)]
     best, known = found[0], math.inf
     for step in _STEPS[1:]:
-        found.append(_difference(wide, w, step * length))
-        apart = _apart(found[-2], found[-1])
-        if apart < known:  # of two steps the smaller has the smaller curve, the larger the smaller rounding
+        found.append(_central_difference(wide, w, step * length))
+        apart = _relative_error(found[-2], found[-1])
+        if apart < known:  # the smaller step has less truncation error, the larger less rounding error
             best, known = found[-1] if known < math.inf else found[-2], apart
         if known <= 1e-6:
             break
     method = "central differences in float64"
-    if known > _COARSEST:
+    if known > _MAX_TOLERANCE:
         return None, f"{method} are known to no more than {known:.0e} here", known
     return best, method if known <= 1e-6 else f"{method}, known to {known:.0e}", known
 
 
-def _difference(f: MeanLoss, w: Tensor, h: float) -> Tensor:
+def _central_difference(f: MeanLoss, w: Tensor, h: float) -> Tensor:
     return (f.gradient(f.theta + h * w) - f.gradient(f.theta - h * w)) / (2 * h)
 
 
-def _apart(one: Tensor, other: Tensor) -> float:
+def _relative_error(one: Tensor, other: Tensor) -> float:
     return norm(one - other) / max(norm(other), torch.finfo(torch.float64).tiny)
 
 
@@ -185,18 +183,18 @@ def _forward_over_reverse(f: MeanLoss, v: Tensor) -> Tensor:
         return f._evaluation.loss_on(batch, weights)
 
     with differentiable_twice(), warnings.catch_warnings():
-        # torch warns of its own use of torch.jit when it loads its forward derivatives
+        # torch's forward derivatives use torch.jit, which is deprecated
         warnings.simplefilter("ignore", DeprecationWarning)
         weights = tuple(view.clone() for view in f.space.views(f.theta).values())
-        along = tuple(view.clone() for view in f.space.views(v).values())
+        tangents = tuple(view.clone() for view in f.space.views(v).values())
         gradient = torch.func.grad(loss, argnums=tuple(range(len(weights))))
-        tangent = torch.func.jvp(gradient, weights, along)[1]
+        tangent = torch.func.jvp(gradient, weights, tangents)[1]
     product = f.space.flatten(dict(zip(f.space.names, tangent, strict=True))) + f.weight_decay * v
-    return product.index_fill(0, f.held, 0.0)
+    return product.index_fill(0, f.fixed_entries, 0.0)
 
 
 def _gradient_error(wide: MeanLoss | str, v: Tensor) -> float:
-    """How far the gradient along v is from the difference of values; NaN where neither is known well enough."""
+    """The relative difference of g'v from the central difference of values; NaN if that is not known well enough."""
     if isinstance(wide, str):
         return math.nan
     w = v.double()
@@ -206,7 +204,7 @@ def _gradient_error(wide: MeanLoss | str, v: Tensor) -> float:
     for step in (1e-5, 1e-4):
         h = step * norm(wide.theta) / norm(w)
         found.append((wide.value(wide.theta + h * w) - wide.value(wide.theta - h * w)) / (2 * h))
-    # both steps must tell the same, else a kink lies between, the network rounds, or the gradient is next to nothing
+    # the steps disagree at a kink, if the network rounds, or if the gradient is nearly zero
     if scale == 0 and all(found):
         return math.inf
     if not scale > 0 or not abs(found[0] - found[1]) <= 1e-3 * scale:

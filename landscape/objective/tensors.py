@@ -1,4 +1,4 @@
-"""The network of an objective with its tensors: for what calls networks itself, and for what theta does not hold."""
+"""Access to the network of an objective and to all its tensors, including those that are not part of theta."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from landscape.checkpoints import Checkpoint
-from landscape.objective.lending.named import buffers_of
+from landscape.objective.lending.named_tensors import buffers_of
 from landscape.objective.model import ModelObjective
 
-__all__ = ["fixed_tensors", "move_to", "network_at_theta", "state_of", "statistics"]
+__all__ = ["checkpoint_of", "fixed_tensors", "move_to", "network_at_theta", "statistics"]
 
 
 @contextmanager
 def network_at_theta(f: ModelObjective) -> Iterator[nn.Module]:
-    """Within it the user's network has the tensors of ``f``, at its ``theta``.
+    """Context in which the user's network has the tensors of ``f``, at its ``theta``.
 
-    Gradients that are left in ``.grad`` are ours too, and let go of at the end.
+    Gradients in ``.grad`` are on our tensors too, and are discarded at the end.
     """
     network, kernels = f._at_theta(), f._evaluation.kernels
     try:
@@ -29,45 +29,45 @@ def network_at_theta(f: ModelObjective) -> Iterator[nn.Module]:
             weight.grad = None
 
 
-def state_of(f: ModelObjective, name: str = "network") -> Checkpoint:
+def checkpoint_of(f: ModelObjective, name: str = "network") -> Checkpoint:
     """A copy of the network's tensors, at theta."""
     with network_at_theta(f) as model:
         return Checkpoint.of(model, name)
 
 
 def move_to(f: ModelObjective, checkpoint: Checkpoint, *, spectral: bool = False) -> None:
-    """Give ``f`` the weights (as ``.theta``) and buffers of ``checkpoint``.
+    """Set the weights (as ``.theta``) and buffers of ``f`` to those of ``checkpoint``, in place.
 
-    The same function as ``f.at(checkpoint)``, without copies: for an objective that nobody else holds.
+    The in-place version of ``f.at(checkpoint)``, for an objective that no other code uses.
 
     Args:
         f: the objective.
-        checkpoint: the one.
-        spectral: whether the vectors of spectral normalisation are found for its weights, whatever it says.
+        checkpoint: the checkpoint.
+        spectral: whether to compute the vectors of spectral normalisation for its weights, instead of loading them.
 
     Raises:
         ValueError: names or shapes do not fit.
     """
-    f._curvature.forget()
-    told = f._network.load(checkpoint)  # the parameters are views of the flat vector, which so moves with them
-    f.theta, f.told = f._network.flat.clone(), (*checkpoint.notes, *told)
-    f._evaluation.moved()
+    f._curvature.clear()
+    load_notes = f._network.load(checkpoint)  # changes the flat vector too, whose views the parameters are
+    f.theta, f.load_notes = f._network.flat.clone(), (*checkpoint.notes, *load_notes)
+    f._evaluation.buffers_changed()
     if spectral:
-        f._evaluation.find_spectral_vectors()
+        f._evaluation.update_spectral_vectors()
     f._recalibrate()
 
 
 def statistics(f: ModelObjective) -> dict[str, Tensor]:
-    """The buffers that belong to the weights: BatchNorm's statistics, the vectors of spectral normalisation."""
+    """The buffers that are computed from weights and data: BatchNorm's statistics, spectral normalisation's vectors."""
     evaluation = f._evaluation
     return buffers_of(evaluation.network, [*evaluation.norms, *evaluation.spectral])
 
 
 def fixed_tensors(f: ModelObjective, *, with_statistics: bool) -> dict[str, Tensor]:
-    """Parameters that are not trainable and buffers, by name, those of ``statistics`` among them or not.
+    """Buffers and non-trainable parameters by name, with or without those of :func:`statistics`.
 
-    With the entries of theta that are held fixed, under the name "held".
+    The fixed entries of theta are included under the name "held".
     """
     left_out = {*f.space.names, *(() if with_statistics else statistics(f))}
     named = {name: t for name, t in f._evaluation.network.named_tensors().items() if name not in left_out}
-    return {**named, "held": f.theta[f.held]} if len(f.held) else named
+    return {**named, "held": f.theta[f.fixed_entries]} if len(f.fixed_entries) else named

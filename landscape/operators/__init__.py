@@ -1,4 +1,4 @@
-"""Symmetric matrices that are only ever multiplied, ours and those of other libraries."""
+"""Symmetric matrices as linear operators, including those of other libraries."""
 
 from landscape.operators.adapters import as_operator, as_symmetric, check_symmetric, to_scipy
 from landscape.operators.curvature import GaussNewton, Hessian, Residual

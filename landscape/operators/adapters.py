@@ -1,4 +1,4 @@
-"""Linear operators of other libraries as ours, ours as SciPy's, and whether an operator is symmetric at all."""
+"""Conversion of operators from other libraries and to SciPy, and a check of symmetry."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class _FromPyHessian:
     @torch.enable_grad()  # over a data loader it calls backward
     def matvec(self, v: Tensor) -> Tensor:
         pieces = v.split([shape.numel() for shape in self._shapes])
-        along = [piece.view(shape) for piece, shape in zip(pieces, self._shapes, strict=True)]
+        directions = [piece.view(shape) for piece, shape in zip(pieces, self._shapes, strict=True)]
         if self._hessian.full_dataset:
-            _, product = self._hessian.dataloader_hv_product(along)
+            _, product = self._hessian.dataloader_hv_product(directions)
         else:
             # the gradient's graph was built by PyHessian's constructor and is kept for every product
-            product = torch.autograd.grad(self._hessian.gradsH, self._hessian.params, along, retain_graph=True)
+            product = torch.autograd.grad(self._hessian.gradsH, self._hessian.params, directions, retain_graph=True)
         return torch.cat([p.detach().reshape(-1) for p in product])
 
 
@@ -67,7 +67,7 @@ class _FromCurvlinops:
 
 
 class _Checked:
-    """One that was found symmetric to what its user knows its products to: it is not checked again."""
+    """An operator that has been checked for symmetry with a ``tol`` of the user's: it is not checked again."""
 
     def __init__(self, operator: LinearOperator) -> None:
         self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
@@ -75,7 +75,7 @@ class _Checked:
 
 
 class _ToSciPy(scipy.sparse.linalg.LinearOperator):
-    """One of ours for SciPy."""
+    """A LinearOperator of this package, for SciPy."""
 
     def __init__(self, operator: LinearOperator) -> None:
         self.operator = operator
@@ -93,7 +93,7 @@ class _ToSciPy(scipy.sparse.linalg.LinearOperator):
 
 
 def as_operator(source: Any, *, tol: float | None = None) -> LinearOperator:
-    """Anything with a symmetric product as an operator of ours.
+    """Convert anything with a symmetric product to a LinearOperator of this package.
 
     That the product is symmetric is checked here of matrices only. ``eigenpairs``, ``spectral_density`` and ``trace``
     check it of whatever is not of ours, the Hessian of another Objective than ModelObjective included, by two products
@@ -107,7 +107,7 @@ def as_operator(source: Any, *, tol: float | None = None) -> LinearOperator:
         tol: relative asymmetry that passes, as ``check_symmetric`` takes it. Default: not checked here.
 
     Raises:
-        TypeError: ``source`` is none of these.
+        TypeError: ``source`` is of another type.
         ValueError: a matrix that is not square, floating and symmetric, or an operator that is not square; with
             ``tol``, one that is less symmetric than that, or a tol that is not positive.
 
@@ -127,7 +127,7 @@ def as_operator(source: Any, *, tol: float | None = None) -> LinearOperator:
         return source
     if isinstance(source, Tensor | np.ndarray):
         return Dense(torch.as_tensor(source))
-    # by their names, so that neither package needs to be imported, nor curvlinops to be there
+    # by name, so that neither package is imported, and curvlinops need not be installed
     if type(source).__module__.partition(".")[0] == "pyhessian":
         return _FromPyHessian(source)
     names = {f"{base.__module__.partition('.')[0]}.{base.__name__}" for base in type(source).__mro__}
@@ -174,7 +174,7 @@ def to_scipy(operator: Any) -> Any:
 
 
 def check_symmetric(operator: Any, generator: torch.Generator | None = None, *, tol: float | None = None) -> None:
-    """Refuse an operator whose product is not symmetric, at the price of two products.
+    """Check that an operator's product is symmetric, by two products.
 
     With u and v drawn from N(0, I), u'Av - v'Au = u'(A - A')v has the standard deviation ||(A - A')v|| given v. It is
     compared with ||Av|| + ||Au||, so the ratio is the relative asymmetry times a standard normal number, whatever n

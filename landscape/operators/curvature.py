@@ -1,4 +1,4 @@
-"""The matrices of second derivatives of an objective at theta, as operators: one product each."""
+"""The Hessian of an objective at theta, its Gauss-Newton matrix and their difference, as linear operators."""
 
 from __future__ import annotations
 

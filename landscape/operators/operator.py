@@ -1,4 +1,4 @@
-"""Symmetric linear operators on flat vectors of shape (n,): all that a spectrum needs to know."""
+"""Symmetric linear operators on flat vectors of shape (n,)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Dense", "LinearOperator", "check_same", "finite_norm"]
 
 @runtime_checkable
 class LinearOperator(Protocol):
-    """A symmetric matrix (n, n) that is only ever multiplied. ``size`` is n."""
+    """A symmetric matrix (n, n), given by its product with a vector. ``size`` is n."""
 
     @property
     def size(self) -> int:
@@ -22,18 +22,18 @@ class LinearOperator(Protocol):
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of the vectors."""
+        """The dtype of the vectors."""
 
     @property
     def device(self) -> torch.device:
-        """Where the vectors are."""
+        """The device of the vectors."""
 
     def matvec(self, v: Tensor) -> Tensor:
         """The product with ``v`` (n,)."""
 
 
 class Dense:
-    """A symmetric matrix (n, n) held as a tensor.
+    """A symmetric matrix (n, n) stored as a tensor.
 
     Raises:
         ValueError: it is not square, not of floating dtype or not symmetric.
@@ -76,10 +76,10 @@ def finite_norm(product: Tensor, which: str) -> float:
 
 
 def check_same(operator: LinearOperator, q: Tensor, known: float, source: str) -> None:
-    """Refuse to go on with another operator than the one that gave q'Hq / q'q = ``known``, by one product.
+    """Check by one product that q'Hq / q'q is ``known``, as it was for the operator of a run to be resumed.
 
     Raises:
-        ValueError: they differ by more than rounding; ``source`` is what holds the run of the other.
+        ValueError: they differ by more than rounding; the message names ``source``, where the run is stored.
     """
     product = operator.matvec(q)
     found = dot(q, product) / dot(q, q)

@@ -1,6 +1,6 @@
-"""One picture per kind of result. Each function draws into ``ax`` and returns it.
+"""Plots, one function per kind of result, which draws into ``ax`` and returns it.
 
-Functions that compare take ``{label: result}`` and give each label the same colour in every picture.
+Functions that compare results take ``{label: result}``, and give each label the same colour in every plot.
 """
 
 from landscape.plots.barriers import barrier_line, barrier_matrix

@@ -1,4 +1,4 @@
-"""Pictures of barriers: the metric on the line between two checkpoints, and how high it rises between each two."""
+"""Plots of barriers: the metric on the line between two checkpoints, and the barriers between all pairs."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def barrier_line(
 ) -> Axes:
     """The metric on the line between two checkpoints, with the height of each barrier as a bar above its baseline.
 
-    Shaded is one standard error of the rise, over examples, to both sides.
+    The shaded band is plus and minus one standard error of the rise, over examples.
 
     Args:
-        before: by label: train and test, perhaps.
-        after: the same labels with matched units, dashed.
+        before: by label, such as train and test.
+        after: the same labels with matched units, drawn dashed.
         ax: default: a new one.
     """
     ax = ax or new_axes()
@@ -40,19 +40,19 @@ def barrier_line(
         xlabel=rf"position $\alpha$ between {first.names[0]} (0) and {first.names[1]} (1)",
         ylabel=METRIC_NAMES[first.metric],
     )
-    # above the axes: within, it would hide the top
+    # above the axes, where it does not cover the maximum
     ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), fontsize="small")
     return ax
 
 
 def barrier_matrix(result: BarrierMatrix, *, limits: tuple[float, float] | None = None, ax: Axes | None = None) -> Axes:
-    """A heat map of the barriers between each two checkpoints, with their standard errors.
+    """A heat map of the barriers between all pairs of checkpoints, with their standard errors.
 
-    One that is inf or not known is hatched.
+    Fields with inf or NaN are hatched.
 
     Args:
         result: the barriers.
-        limits: of the colours, to share them between matrices, as before and after matching. Default: zero to the
+        limits: of the colour scale, to share it between matrices, as before and after matching. Default: zero to the
             highest barrier.
         ax: default: a new one.
     """
@@ -81,14 +81,18 @@ def barrier_matrix(result: BarrierMatrix, *, limits: tuple[float, float] | None 
     units = "units matched" if result.matched else "units as they are"
     blank = f" ({result.not_finite} points not finite)" if result.not_finite else ""
     ax.set(xlabel="checkpoint", ylabel="checkpoint", title=units + blank)
-    ax.tick_params(axis="y", labelrotation=0)  # seaborn's are upright, where long names lie on one another
+    ax.tick_params(axis="y", labelrotation=0)  # seaborn rotates them, and long names then overlap
     return ax
 
 
 def _line(ax: Axes, found: Barrier, label: str, style: str, color: Any) -> None:
     baseline = found.values - found.rise
     ax.plot(
-        found.alpha, found.values, style, color=color, label=f"{label}: barrier {_told(found.height, found.stderr)}"
+        found.alpha,
+        found.values,
+        style,
+        color=color,
+        label=f"{label}: barrier {_with_error(found.height, found.stderr)}",
     )
     ax.fill_between(
         found.alpha, found.values - found.rise_stderr, found.values + found.rise_stderr, color=color, alpha=0.2, lw=0
@@ -99,11 +103,11 @@ def _line(ax: Axes, found: Barrier, label: str, style: str, color: Any) -> None:
 
 
 def _texts(result: BarrierMatrix) -> np.ndarray:
-    """What stands in each field; nothing on the diagonal."""
+    """The text in each field, empty on the diagonal."""
     return np.array(
         [
             [
-                "" if i == j else _told(height, error, "\n± ")
+                "" if i == j else _with_error(height, error, "\n± ")
                 for j, (height, error) in enumerate(zip(heights, errors, strict=True))
             ]
             for i, (heights, errors) in enumerate(zip(result.height, result.stderr, strict=True))
@@ -111,8 +115,8 @@ def _texts(result: BarrierMatrix) -> np.ndarray:
     )
 
 
-def _told(height: float, error: float, plus_minus: str = " ± ") -> str:
-    """With its standard error to two digits, where that is known and above rounding."""
+def _with_error(height: float, error: float, plus_minus: str = " ± ") -> str:
+    """The height with its standard error to two digits, if that is known and above rounding."""
     if not 1e-6 < error < np.inf:
         return f"{height:.3g}"
     decimals = max(0, 1 - int(np.floor(np.log10(error))))

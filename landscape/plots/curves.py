@@ -1,4 +1,4 @@
-"""Pictures of a Bezier curve between two minima: the loss on it beside that of the straight line, and its plane."""
+"""Plots of a Bezier curve between two minima: its loss and that of the straight line, and the plane that it is in."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["curve_in_plane", "path_and_curve"]
 
 
 def path_and_curve(straight: Line, curve: BezierPath, *, ends: tuple[str, str], ax: Axes | None = None) -> Axes:
-    """The loss on the straight line and on the curve between two minima, against the way walked from the first.
+    """The loss on the straight line and on the curve between two minima, against the arc length from the first.
 
     Args:
-        straight: of the same objective, from ``path`` between the curve's ends; 0 and 1 among its coordinates.
-        curve: its trained rival.
+        straight: of the same objective, from ``path`` between the curve's ends, with 0 and 1 among its coordinates.
+        curve: the trained curve.
         ends: the names of the minima.
         ax: default: a new one.
 
     Raises:
-        ValueError: the line is not between two ends, or between ends of another distance than the curve's, or what
-            BatchNorm did on it was something else.
+        ValueError: the line is not from ``path``, or has another distance between its ends or another ``batch_norm``
+            than the curve.
     """
     _check(straight, curve)
     ax = ax or new_axes()
@@ -37,13 +37,13 @@ def path_and_curve(straight: Line, curve: BezierPath, *, ends: tuple[str, str], 
         "straight line": (straight.coordinates[within] * straight.direction_norm, straight.loss[within]),
         "Bézier curve": (curve.arc_length, curve.loss),
     }
-    for (name, (walked, loss)), color, style in zip(drawn.items(), palette(drawn), ("--", "-"), strict=True):
+    for (name, (length, loss)), color, style in zip(drawn.items(), palette(drawn), ("--", "-"), strict=True):
         height = (loss - (loss[0] + loss[-1]) / 2).max()
-        ax.plot(walked, loss, style, color=color, label=f"{name}: length {walked[-1]:.3g}, barrier {height:.3g}")
-        ax.plot(walked[[0, -1]], loss[[0, -1]], "o", color=color, mec="white", ms=7, zorder=3)
-    ax.set_xlabel(f"way walked from {ends[0]} to {ends[1]}, in parameter norm")
+        ax.plot(length, loss, style, color=color, label=f"{name}: length {length[-1]:.3g}, barrier {height:.3g}")
+        ax.plot(length[[0, -1]], loss[[0, -1]], "o", color=color, mec="white", ms=7, zorder=3)
+    ax.set_xlabel(f"arc length from {ends[0]} to {ends[1]}, in parameter norm")
     set_loss_axis(ax, "loss", [loss for _, loss in drawn.values()])
-    # above the axes: within, it would hide the barrier
+    # above the axes, where it does not cover the barrier
     ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), fontsize="small")
     return ax
 
@@ -51,12 +51,12 @@ def path_and_curve(straight: Line, curve: BezierPath, *, ends: tuple[str, str], 
 def curve_in_plane(
     plane: Plane, frame: Frame, curve: BezierPath, *, ax: Axes | None = None, **options: Any
 ) -> tuple[Axes, QuadContourSet]:
-    """The curve, and dashed the straight line, on the plane through its ends and its control point.
+    """The curve, and the straight line (dashed), on the plane through its ends and its control point.
 
     Args:
-        plane: the loss there.
+        plane: the loss on that plane.
         frame: from ``plane_through(curve.theta_a, curve.theta_b, curve.control, names=...)``; its points are marked.
-        curve: what is drawn.
+        curve: the curve.
         ax: default: a new one.
         **options: of :func:`landscape.plots.loss_surface`.
 
@@ -64,7 +64,7 @@ def curve_in_plane(
         The axes, and the contours for a colour bar.
 
     Raises:
-        ValueError: the frame is not that of the curve.
+        ValueError: the frame does not belong to the curve.
     """
     points = on_axes(plane, frame)
     if len(points) != 3:

@@ -1,4 +1,4 @@
-"""The table of flatness measures as a picture."""
+"""A plot of the table of flatness measures."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _HIGHER = "\N{UPWARDS ARROW}"
 def flatness_dots(table: FlatnessTable, *, ax: Axes | None = None) -> Axes:
     """Each measure relative to the first checkpoint's value, one row per measure and one dot per checkpoint.
 
-    A bar is one standard error of the paired difference from the first checkpoint, so that it tells whether the dot is
-    off the line at 1. A dot is hollow where that error is not known. A row holds the first checkpoint's value in
-    place of dots where it is not a positive number, since nothing can be relative to it. Measures that the rescaling of
-    ReLU layers does not change are marked, and so are those of which a higher value is flatter.
+    Error bars are one standard error of the paired difference from the first checkpoint, to compare with the line at 1.
+    Dots are hollow if that error is not known. If the first checkpoint's value is not positive, the row has that value
+    as text instead of dots. Measures that are invariant under rescaling of ReLU layers are marked, and so are those for
+    which a higher value is flatter.
 
     Args:
         table: the result of ``flatness_table``.
-        ax: default: a new one, as high as the table is long.
+        ax: default: a new one, with a height for the number of rows.
     """
     measures = table.measures
     rows = np.arange(len(measures.names))
@@ -63,19 +63,19 @@ def flatness_dots(table: FlatnessTable, *, ax: Axes | None = None) -> Axes:
 
 
 def _labels(table: FlatnessTable) -> list[str]:
-    """The measures' names, with the marks of what is not the rule."""
+    """The measures' names, with marks for invariance and for higher values being flatter."""
     marks = [f" {_INVARIANT}" if invariant else "" for invariant in table.invariant]
     ways = [f" {_HIGHER}" if flatter == "higher" else "" for flatter in table.measures.flatter]
     return [name + mark + way for name, mark, way in zip(table.measures.names, marks, ways, strict=True)]
 
 
 def _set_scale(ax: Axes, shares: np.ndarray) -> None:
-    """Logarithmic, where a half and a double are as far from 1, unless a value is negative or all are close."""
+    """A logarithmic scale, unless a value is not positive or all values are close together."""
     if len(shares) == 0 or shares.min() <= 0 or shares.max() < 2 * shares.min():
         return
     ax.set_xscale("log")
     decades = np.log10(shares.max() / shares.min())
-    # the closer the values, the closer the ticks, so that at least two are within them
+    # the narrower the range, the denser the ticks, so that it contains at least two
     subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if decades < 1 else (1.0, 2.0, 5.0) if decades < 2 else (1.0,)
     ax.xaxis.set_major_locator(LogLocator(subs=subs, numticks=8))
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

@@ -1,7 +1,7 @@
-"""Pictures of the loss and the error along lines.
+"""Plots of the loss and the error rate along lines.
 
-Shaded around a line is one standard error to both sides, the examples being a sample; it is left out where it is not
-known. Dotted is f(theta) + a g'd + a^2/2 d'Hd, with a circle where the line leaves it.
+The shaded band is plus and minus one standard error over the examples, if known. The dotted parabola is
+f(theta) + a g'd + a^2/2 d'Hd, with a circle where the line departs from it.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ def lines(
     """The loss along one direction per checkpoint, on common axes.
 
     Args:
-        slices: by label. Where one was taken with its derivatives, its parabola is drawn too.
-        xlabel: says what a coordinate is a multiple of. Default: what the records say.
-        share: of the rise, by which a line has left its parabola.
+        slices: by label. If a line was computed with derivatives, its parabola is drawn too.
+        xlabel: label of the coordinates. Default: from the records.
+        share: deviation from the parabola, as a fraction of the rise, at which a circle is drawn.
         ax: default: a new one.
 
     Raises:
-        ValueError: the slices have different units, and no ``xlabel`` says what they have in common.
+        ValueError: the slices have different units, and no ``xlabel`` is given.
     """
     ax = ax or new_axes()
     curves = [(label, line, color, "-") for (label, line), color in zip(slices.items(), palette(slices), strict=True)]
@@ -82,12 +82,12 @@ def lines(
 def line_panels(
     slices: Mapping[str, Mapping[str, Line]], *, share: float = 0.1, figure: Figure | None = None
 ) -> Figure:
-    """The loss, and below it the error of classifiers, of several checkpoints and objectives.
+    """The loss, and below it the error rate of classifiers, of several checkpoints and objectives.
 
     Args:
         slices: by checkpoint, then by objective, as ``line`` returns them for several: ``{"SGD": {"train": ...,
-            "test": ...}}``. A checkpoint has its colour, an objective its line style.
-        share: of the rise, by which a line has left its parabola.
+            "test": ...}}``. The colour is that of the checkpoint, the line style that of the objective.
+        share: as for :func:`lines`.
         figure: default: a new one.
 
     Raises:
@@ -117,7 +117,7 @@ def line_panels(
         axes[1].set_ylabel(METRIC_NAMES["error"].replace(" (", "\n("))
     axis = axis_in_common({label: next(iter(of_one.values())).axis for label, of_one in slices.items()})
     axes[-1].set_xlabel(wrapped(axis, _WIDTH + 12))
-    # outside, since the lines fill their axes
+    # outside of the axes, which the lines fill
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=min(3, -(-len(labels) // 2)), frameon=False)
     return figure
@@ -126,11 +126,11 @@ def line_panels(
 def line_bands(
     bands: Mapping[str, LineBand], *, quantiles: tuple[float, float] = (0.25, 0.75), ax: Axes | None = None
 ) -> Axes:
-    """The median loss over random directions, shaded from quantile to quantile and, fainter, from lowest to highest.
+    """The median loss over random directions, with bands between two quantiles, and between minimum and maximum.
 
     Args:
         bands: by label.
-        quantiles: of the darker shade.
+        quantiles: the limits of the darker band.
         ax: default: a new one.
 
     Raises:
@@ -149,13 +149,13 @@ def line_bands(
     ax.fill_between([], [], color="0.4", alpha=0.4, lw=0, label=f"quantiles {low:g} to {high:g}")
     ax.fill_between([], [], color="0.4", alpha=0.15, lw=0, label="lowest to highest")
     ax.set_xlabel(wrapped(axis_in_common({label: band.axis for label, band in bands.items()}), _WIDTH))
-    # above the axes: the shades fill them
+    # above the axes, which the bands fill
     ax.legend(frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     return ax
 
 
 def _draw_losses(ax: Axes, curves: Sequence[Curve], *, share: float | None = None) -> None:
-    """Lines, their errors, and with ``share`` the parabolas of those that have one."""
+    """Draw lines with their standard errors, and with ``share`` the parabolas of those that have one."""
     for label, line, color, style in curves:
         ax.plot(line.coordinates, line.loss, ls=style, color=color, label=label + _blank(line.not_finite))
     losses = [line.loss for _, line, _, _ in curves]
@@ -165,12 +165,12 @@ def _draw_losses(ax: Axes, curves: Sequence[Curve], *, share: float | None = Non
     with_parabola = [curve for curve in curves if np.isfinite(curve[1].curvature)] if share is not None else []
     if share is None or not with_parabola:
         return
-    ax.set_ylim(ax.get_ylim())  # parabolas may leave the picture, as they leave the lines
+    ax.set_ylim(ax.get_ylim())  # fixed, so that parabolas may extend beyond the axes
     for _, line, color, _ in with_parabola:
         ax.plot(line.coordinates, line.parabola, ":", color=color, lw=1.2)
         left = [side * a for side, a in zip((-1, 1), line.leaves_parabola(share), strict=True) if np.isfinite(a)]
         at = np.array([int(np.argmin(np.abs(line.coordinates - a))) for a in left], dtype=int)
-        # a loss that is not finite has no place of its own
+        # if the loss is not finite, the circle is on the parabola
         heights = np.where(np.isfinite(line.loss[at]), line.loss[at], line.parabola[at])
         ax.plot(line.coordinates[at], heights, "o", color=color, mfc="white", ms=5)
     ax.plot([], [], ":", color="0.4", lw=1.2, label=r"$f + a\,g'd + \frac{1}{2}a^2\,d'Hd$")
@@ -182,11 +182,11 @@ def _shade(ax: Axes, at: np.ndarray, values: np.ndarray, errors: np.ndarray, col
     if not known.any():
         return
     below = values - errors
-    if ax.get_yscale() == "log":  # an error larger than the value reaches down to nothing: half of the lowest is enough
+    if ax.get_yscale() == "log":  # if the error exceeds the value, the band ends at half of the lowest value
         below = np.maximum(below, values[known].min() / 2)
     ax.fill_between(at, below, values + errors, where=known, color=color, alpha=0.2, lw=0)
 
 
 def _blank(not_finite: int) -> str:
-    """For a legend: what the line does not show."""
+    """A note for the legend on points that are not drawn."""
     return f" ({not_finite} not finite)" if not_finite else ""

@@ -1,7 +1,7 @@
-"""Contours of the loss over planes, with the checkpoints and trajectories that lie on them or near.
+"""Contour plots of the loss over planes, with checkpoints and trajectories.
 
-A ``Frame`` says where points of the parameter space lie on a plane and how far off it: what is drawn is the foot of
-each one's perpendicular, so its loss need not be the one whose colour it stands on.
+A ``Frame`` has the orthogonal projections of points onto a plane, and their distances from it. The projections are
+drawn, so the loss of a point may differ from the colour at its position.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from landscape.results import Frame, Plane
 
 __all__ = ["loss_bar", "loss_surface", "loss_surfaces", "on_axes"]
 
-_OFF_PLANE = "Reds"  # no colour of viridis, under which it lies
-_ON_PLANE = 1e-4  # of the plane's diagonal: nearer is on the plane, but for the rounding of float32 weights
-_ORTHOGONAL = 0.05  # |cosine| below which right angles are true to 3 degrees
-# of a vector's size: rounding to float32 moves a projection by some 3e-8 of that, another vector by its distance
+_OFF_PLANE = "Reds"  # distinct from viridis, the colours of the loss
+_ON_PLANE = 1e-4  # relative to the plane's diagonal: smaller distances are from rounding to float32
+_ORTHOGONAL = 0.05  # |cosine| below which angles are correct to 3 degrees
+# relative tolerance of fingerprints: rounding to float32 changes one by about 3e-8, another vector by its distance
 _SAME = 1e-5
-_SLIVER = 2.5  # times as long as wide, heuristic: its axis would be shorter than its name
+_SLIVER = 2.5  # heuristic: with a larger ratio of the sides, an axis would be shorter than its label
 
 
 def loss_surface(
@@ -46,41 +46,42 @@ def loss_surface(
 ) -> tuple[Axes, QuadContourSet]:
     """Contours of the loss over a plane, with checkpoints and a trajectory on it.
 
-    Of an adaptive plane, a log scale of the loss begins at what interpolation may miss by. Lengths are those of the
-    parameter space where the directions are orthogonal; where they are not, the title tells their angle.
+    For an adaptive plane, a log scale of the loss starts at the interpolation error that was allowed. If the directions
+    are orthogonal, the plot is to scale; otherwise the title states their angle.
 
     Args:
         plane: the result. Its origin is marked by a cross.
-        checkpoints: points to mark and name, in a frame of the plane's origin and directions, such as
-            ``plane_through`` and ``project_onto_plane`` give. One that is off the plane says so beside its name.
-        trajectory: points to join in their order, such as ``trajectory_plane`` gives; the redder, the further off the
-            plane. The axes say what share of it they explain.
-        metric: ``"loss"``, or ``"error"`` for the share of wrong answers.
-        scale: of the colours, ``"log"`` or ``"linear"``. Default: log where all is positive.
-        evaluated: whether to dot the points that an adaptive plane evaluated, and tell how many.
-        limits: of the colours, to share them between planes. Default: the plane's own.
+        checkpoints: points to mark and label, in a frame with the plane's origin and directions, as returned by
+            ``plane_through`` and ``project_onto_plane``. The labels include the distance of points that are off the
+            plane.
+        trajectory: points to connect in their order, as returned by ``trajectory_plane``, with colours by their
+            distance from the plane. The axis labels include the fraction that is explained.
+        metric: ``"loss"``, or ``"error"`` for the error rate.
+        scale: of the colours, ``"log"`` or ``"linear"``. Default: log if all values are positive.
+        evaluated: whether to mark the points that an adaptive plane evaluated, and state their number.
+        limits: of the colours, to share them between planes. Default: the range of the plane.
         ax: default: a new one.
 
     Returns:
-        The axes, and the contours, for :func:`loss_bar`. Points that are NaN or inf stay blank, and are counted in the
-        title.
+        The axes, and the contours, for :func:`loss_bar`. Points with NaN or inf are blank, and the title states their
+        number.
 
     Raises:
-        ValueError: nothing is finite, a log scale of what is not positive, a grid without an area, a frame of another
-            origin or other directions than the plane's, an unknown metric or scale.
+        ValueError: no value is finite, a log scale with values that are not positive, a grid without an area, a frame
+            with another origin or other directions than the plane, an unknown metric or scale.
     """
     norm = shared_norm([plane], metric, scale, limits)
-    true = _true_to_scale([plane])
-    ax = ax or _figure([plane], true, trajectory is not None).subplots()
-    filled = _contours(ax, plane, metric, norm, true)
+    to_scale = _can_be_to_scale([plane])
+    ax = ax or _figure([plane], to_scale, trajectory is not None).subplots()
+    filled = _contours(ax, plane, metric, norm, to_scale)
     if trajectory is not None:
         off = _distances([trajectory])
         _draw_trajectory(ax, plane, trajectory, off)
         _distance_bar(ax.figure, off, ax)
     if checkpoints is not None:
         _mark(ax, plane, checkpoints)
-    _say(ax, plane, metric, "", evaluated)
-    _name_axes(ax, plane, true, trajectory)
+    _set_title(ax, plane, metric, "", evaluated)
+    _name_axes(ax, plane, to_scale, trajectory)
     return ax, filled
 
 
@@ -95,16 +96,16 @@ def loss_surfaces(
     limits: tuple[float, float] | None = None,
     figure: Figure | None = None,
 ) -> Figure:
-    """Several planes side by side, on one colour scale.
+    """Several planes side by side, with a common colour scale.
 
     Args:
         planes: by label.
         checkpoints: as for :func:`loss_surface`, by the same labels; a plane may have none.
-        trajectories: likewise, on one scale of distances.
-        metric: as for :func:`loss_surface`; so are the others.
-        scale: see there.
-        evaluated: see there.
-        limits: see there. Default: those of all planes together.
+        trajectories: likewise, with a common scale of distances.
+        metric: as for :func:`loss_surface`.
+        scale: as for :func:`loss_surface`.
+        evaluated: as for :func:`loss_surface`.
+        limits: as for :func:`loss_surface`. Default: the range of all planes.
         figure: default: a new one.
 
     Raises:
@@ -112,18 +113,18 @@ def loss_surfaces(
     """
     checkpoints, trajectories = checkpoints or {}, trajectories or {}
     norm = shared_norm(list(planes.values()), metric, scale, limits)
-    true = _true_to_scale(planes.values())
-    figure = figure or _figure(planes.values(), true, bool(trajectories))
+    to_scale = _can_be_to_scale(planes.values())
+    figure = figure or _figure(planes.values(), to_scale, bool(trajectories))
     axes = np.atleast_1d(figure.subplots(1, len(planes), sharex=not trajectories, sharey=not trajectories))
     off = _distances(trajectories.values())
     for ax, (label, plane) in zip(axes, planes.items(), strict=True):
-        filled = _contours(ax, plane, metric, norm, true)
+        filled = _contours(ax, plane, metric, norm, to_scale)
         if label in trajectories:
             _draw_trajectory(ax, plane, trajectories[label], off)
         if label in checkpoints:
             _mark(ax, plane, checkpoints[label])
-        _say(ax, plane, metric, label, evaluated)
-        _name_axes(ax, plane, true, trajectories.get(label))
+        _set_title(ax, plane, metric, label, evaluated)
+        _name_axes(ax, plane, to_scale, trajectories.get(label))
     loss_bar(filled, list(axes), metric=metric)
     if trajectories:
         _distance_bar(figure, off, list(axes))
@@ -131,11 +132,11 @@ def loss_surfaces(
 
 
 def loss_bar(contours: QuadContourSet, axes: Axes | Sequence[Axes], *, metric: str = "loss") -> Colorbar:
-    """The scale of the colours beside one or more pictures of planes, with round numbers on it.
+    """A colour bar beside one or more plots of planes, with round numbers as ticks.
 
     Args:
-        contours: what :func:`loss_surface` returned.
-        axes: beside which.
+        contours: as returned by :func:`loss_surface`.
+        axes: the axes beside which it is placed.
         metric: that of the contours.
     """
     first = axes if isinstance(axes, Axes) else axes[0]
@@ -148,10 +149,10 @@ def loss_bar(contours: QuadContourSet, axes: Axes | Sequence[Axes], *, metric: s
 
 
 def on_axes(plane: Plane, frame: Frame) -> np.ndarray:
-    """The points of a frame in the plane's own unit, (points, 2).
+    """The coordinates of a frame's points in the plane's unit, (points, 2).
 
     Raises:
-        ValueError: the frame is of another origin or other directions.
+        ValueError: the frame has another origin or other directions.
     """
     vectors = zip(("origin", "direction 1", "direction 2"), frame.fingerprint, plane.fingerprint, strict=True)
     for name, of_frame, of_plane in vectors:
@@ -163,37 +164,37 @@ def on_axes(plane: Plane, frame: Frame) -> np.ndarray:
     return frame.coordinates * (plane.direction_norms if plane.unit == "norm" else 1.0)
 
 
-def _contours(ax: Axes, plane: Plane, metric: str, norm: Normalize, true: bool) -> QuadContourSet:
+def _contours(ax: Axes, plane: Plane, metric: str, norm: Normalize, to_scale: bool) -> QuadContourSet:
     a, b, values = on_grid(plane, metric)
     levels = np.asarray(norm.inverse(np.linspace(0, 1, 25)))
-    # interpolation may overshoot to below zero, which has no logarithm
+    # interpolation may overshoot below zero
     finite = np.ma.masked_invalid(values.T).clip(min=levels[0] if is_log(norm) else -np.inf)
     filled = ax.contourf(a, b, finite, levels=levels, norm=norm, cmap="viridis", extend="both")
-    if crossed := [v for v in levels[::3] if finite.min() < v < finite.max()]:  # none in a flat plane
-        ax.contour(a, b, finite, levels=crossed, colors="white", linewidths=0.5, alpha=0.7)
+    if inner := [v for v in levels[::3] if finite.min() < v < finite.max()]:  # none for a constant loss
+        ax.contour(a, b, finite, levels=inner, colors="white", linewidths=0.5, alpha=0.7)
     ax.plot(0, 0, "+", color="white", ms=9, mew=1.5)
     ax.grid(False)
-    ax.set_aspect(_unit_ratio(plane) if true else "auto")
+    ax.set_aspect(_unit_ratio(plane) if to_scale else "auto")
     return filled
 
 
 def _unit_ratio(plane: Plane) -> float:
-    """How long a unit of b is in the parameter space, to one of a."""
+    """The length in parameter space of a unit of b, relative to a unit of a."""
     return float(plane.direction_norms[1] / plane.direction_norms[0]) if plane.unit == "direction" else 1.0
 
 
 def _shape(plane: Plane) -> float:
-    """Height to width of a picture whose distances are those of the parameter space."""
+    """The ratio of height to width of a plot that is to scale."""
     return float(_unit_ratio(plane) * np.ptp(plane.b) / np.ptp(plane.a))
 
 
-def _true_to_scale(planes: Iterable[Plane]) -> bool:
-    """Whether distances can be those of the parameter space, and leave pictures that are no slivers."""
+def _can_be_to_scale(planes: Iterable[Plane]) -> bool:
+    """Whether all directions are orthogonal, and no plot would be too narrow if drawn to scale."""
     return all(abs(p.cosine) < _ORTHOGONAL and 1 / _SLIVER <= _shape(p) <= _SLIVER for p in planes)
 
 
-def _figure(planes: Collection[Plane], true: bool, trajectories: bool) -> Figure:
-    tallest = max(map(_shape, planes)) if true else 1.0
+def _figure(planes: Collection[Plane], to_scale: bool, trajectories: bool) -> Figure:
+    tallest = max(map(_shape, planes)) if to_scale else 1.0
     size = (4 * len(planes) + 1, 1.2 + 3.2 * tallest + 0.8 * trajectories)
     return plt.figure(figsize=size, layout="compressed")
 
@@ -205,7 +206,7 @@ def _mark(ax: Axes, plane: Plane, frame: Frame) -> None:
     middle = (plane.a.min() + plane.a.max()) / 2
     for name, (x, y), off, color in zip(frame.names, points, frame.out_of_plane, palette(frame.names), strict=True):
         ax.plot(x, y, "o", color=color, mec="white", ms=8, mew=1.5, zorder=4)
-        right = x <= middle  # on the side where there is room
+        right = x <= middle  # the side with more space
         ax.annotate(
             name if off <= near else f"{name}\n({off:.3g} off the plane)",
             (x, y),
@@ -219,7 +220,7 @@ def _mark(ax: Axes, plane: Plane, frame: Frame) -> None:
 
 
 def _distances(frames: Iterable[Frame]) -> Normalize:
-    """The scale of the distances from the plane, from zero."""
+    """The colour scale of the distances from the plane, starting at zero."""
     distances = np.concatenate([[0.0], *(frame.out_of_plane for frame in frames)])
     return Normalize(0, float(distances[np.isfinite(distances)].max()) or 1.0)
 
@@ -235,24 +236,24 @@ def _distance_bar(figure: Any, off: Normalize, axes: Any) -> None:
     figure.colorbar(ScalarMappable(off, _OFF_PLANE), ax=axes, location="bottom", label=label, shrink=0.7, aspect=40)
 
 
-def _say(ax: Axes, plane: Plane, metric: str, label: str, evaluated: bool) -> None:
-    """The title: what the plane is, and what of it is blank or interpolated."""
-    said = [label] if label else []
+def _set_title(ax: Axes, plane: Plane, metric: str, label: str, evaluated: bool) -> None:
+    """The title: the label, and notes on angles, blank points and interpolation."""
+    lines = [label] if label else []
     if abs(plane.cosine) >= _ORTHOGONAL:
-        said.append(f"directions at {plane.angle:.0f}° to each other: not to scale")
+        lines.append(f"directions at {plane.angle:.0f}° to each other: not to scale")
     if blank := blank_note(plane, metric):
-        said.append(blank)
+        lines.append(blank)
     if evaluated:
         i, j = plane.evaluated.nonzero()
         ax.plot(plane.a[i], plane.b[j], "o", color="white", mec="black", mew=0.5, ms=2.4)
-        said.append(f"{len(i)} of {plane.evaluated.size} points evaluated (dots)")
+        lines.append(f"{len(i)} of {plane.evaluated.size} points evaluated (dots)")
         if metric == "loss" and np.isfinite(plane.held_out_error):
-            said.append(f"held-out error of the others {plane.held_out_error:.2g}")
-    ax.set_title("\n".join(said), fontsize="medium")
+            lines.append(f"held-out error of the others {plane.held_out_error:.2g}")
+    ax.set_title("\n".join(lines), fontsize="medium")
 
 
-def _name_axes(ax: Axes, plane: Plane, true: bool, trajectory: Frame | None) -> None:
-    height = min(max(0.6, _shape(plane)), 1) if true else 1  # of the vertical axis, to the horizontal
+def _name_axes(ax: Axes, plane: Plane, to_scale: bool, trajectory: Frame | None) -> None:
+    height = min(max(0.6, _shape(plane)), 1) if to_scale else 1  # of the vertical axis, to the horizontal
     names = []
     for i, width in enumerate((42, int(42 * height))):
         lines = [wrapped(plane.axes[i], width)]

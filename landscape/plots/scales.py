@@ -1,4 +1,4 @@
-"""What the pictures of slices share: the scale of their losses, and what their axes say."""
+"""Scales and axis labels that the plots of slices share."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _values(plane: Plane, metric: str) -> np.ndarray:
     """The loss or the error on the grid, (A, B).
 
     Raises:
-        ValueError: an unknown metric; a grid that spans no area.
+        ValueError: an unknown metric; a grid without an area.
     """
     if metric not in METRIC_NAMES:
         raise ValueError(f"metric={metric!r}: give one of {tuple(METRIC_NAMES)}")
@@ -48,20 +48,20 @@ def on_grid(plane: Plane, metric: str) -> tuple[np.ndarray, np.ndarray, np.ndarr
 def shared_norm(
     planes: Sequence[Plane], metric: str, scale: str | None, limits: tuple[float, float] | None = None
 ) -> Normalize:
-    """Of the colours and heights of several planes: logarithmic where all is positive, unless ``scale`` says otherwise.
+    """The normalisation of colours and heights of several planes.
 
-    It covers what was evaluated: interpolation may overshoot. A log scale of the loss begins at the miss that
-    interpolation was allowed, the largest of the planes' ``tol`` times their own range.
+    Its range is that of the evaluated points, since interpolation may overshoot. A log scale of the loss starts at the
+    interpolation error that was allowed, the largest of the planes' ``tol`` times their own range.
 
     Args:
-        planes: whose finite values it covers.
-        metric: of these, ``"loss"`` or ``"error"``.
-        scale: ``"log"``, ``"linear"``, or None to choose.
+        planes: the planes.
+        metric: ``"loss"`` or ``"error"``.
+        scale: ``"log"``, ``"linear"``, or None for log if all values are positive.
         limits: instead of the range of the values.
 
     Raises:
-        ValueError: no value is finite, an unknown scale, limits that do not increase, a log scale of what is not
-            positive.
+        ValueError: no value is finite, an unknown scale, limits that do not increase, a log scale with values that are
+            not positive.
     """
     if scale not in (None, "log", "linear"):
         raise ValueError(f"scale={scale!r}: give 'log', 'linear' or None")
@@ -81,19 +81,19 @@ def is_log(norm: Normalize) -> bool:
 
 
 def scale_name(metric: str, norm: Normalize) -> str:
-    """For a colour bar, or the axis of heights."""
+    """The label of a colour bar, or of the axis of heights."""
     return f"{METRIC_NAMES[metric]}{', log scale' if is_log(norm) else ''}"
 
 
 def ticks(norm: Normalize) -> tuple[list[float], list[str]]:
-    """Round numbers within the scale, and as text: 1, 2, 5, 10... on a log scale, or powers of ten on a long one."""
+    """Round numbers within the scale, and as text: 1, 2, 5, 10... on a log scale, or powers of ten if it is long."""
     low, high = float(norm.vmin or 0), float(norm.vmax or 0)
     found = [float(value) for value in MaxNLocator(6).tick_values(low, high)]
     if is_log(norm):
         tens = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
         for steps in ((1,), (1, 2, 5)):
             candidates = [float(step * ten) for ten in tens for step in steps]
-            if sum(low <= value <= high for value in candidates) >= 4:  # fewer say little of the scale
+            if sum(low <= value <= high for value in candidates) >= 4:  # fewer do not show that the scale is log
                 found = candidates
                 break
     found = [value for value in found if low <= value <= high]
@@ -101,14 +101,14 @@ def ticks(norm: Normalize) -> tuple[list[float], list[str]]:
 
 
 def blank_note(plane: Plane, metric: str) -> str:
-    """For a title: how many points the picture does not show; nothing where it shows all."""
+    """A note for the title on points that are left blank; "" if there are none."""
     values = _values(plane, metric)
     blank = int((~np.isfinite(values)).sum())
     return f"{blank} of {values.size} points not finite, left blank" if blank else ""
 
 
 def axis_in_common(axes: Mapping[str, str]) -> str:
-    """What the coordinates are on an axis that several slices share: the norms of their directions may differ.
+    """The label of an axis that several slices share; the norms of their directions may differ.
 
     Args:
         axes: by label, the ``axis`` of each record.
@@ -128,7 +128,7 @@ def axis_in_common(axes: Mapping[str, str]) -> str:
 
 
 def wrapped(text: str, width: int) -> str:
-    """In lines of so many characters, the first break before the unit: an axis says more than it is long."""
+    """The text of an axis label in lines of at most ``width`` characters, with the unit on a new line."""
     head, bracket, tail = text.partition(" (1 unit")
     if len(text) <= width or not bracket:
         return _filled(text, width)
@@ -136,25 +136,25 @@ def wrapped(text: str, width: int) -> str:
 
 
 def _filled(text: str, width: int) -> str:
-    """In as few lines as the width allows, of lengths as even as they can be: no word is left alone in the last."""
+    """The text in as few lines as the width allows, with lengths as equal as possible."""
     count = len(textwrap.wrap(text, width, break_long_words=False))
     narrower = (textwrap.wrap(text, w, break_long_words=False) for w in range(1, width + 1))
     return "\n".join(next(lines for lines in narrower if len(lines) == count))
 
 
 def _miss(plane: Plane) -> float:
-    """That interpolation of its loss was allowed."""
+    """The interpolation error of the loss that was allowed."""
     finite = plane.loss[plane.evaluated & np.isfinite(plane.loss)]
     return plane.tol * float(np.ptp(finite)) if len(finite) else 0.0
 
 
 def _range(planes: Sequence[Plane], metric: str) -> tuple[float, float]:
-    """Of all that was evaluated and is finite, widened where it is all the same: the levels between must increase."""
+    """The range of all finite evaluated values, widened if it is empty, since contour levels have to increase."""
     values = np.concatenate([_values(plane, metric)[plane.evaluated] for plane in planes])
     finite = values[np.isfinite(values)]
     if len(finite) == 0:
         raise ValueError(f"no {metric} is finite: there is nothing to draw")
     low, high = float(finite.min()), float(finite.max())
     size = max(abs(low), abs(high))
-    margin = 0.0 if high - low > 1e-9 * size else 0.1 * (size or 1.0)  # 1e-9 leaves 25 levels apart in float64
+    margin = 0.0 if high - low > 1e-9 * size else 0.1 * (size or 1.0)  # with 1e-9, 25 levels are distinct in float64
     return low - margin, high + margin

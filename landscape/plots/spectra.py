@@ -1,4 +1,4 @@
-"""Pictures of eigenvalues: how many lie where, how sure that is, and in which layers."""
+"""Plots of eigenvalues: histograms and densities with error bands, and spectra by layer."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def eigenvalue_histogram(
     within: tuple[float, float] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """How many eigenvalues lie where, on a log scale and on common bins.
+    """A histogram of the eigenvalues, with a log scale and common bins.
 
     Args:
         densities: by label.
-        eigenpairs: of the same labels; each eigenvalue is marked below the axis' floor, so that single
-            outliers are seen.
-        bins: over the range that is drawn.
-        classes: of a classifier, whose Hessian tends to have about as many outliers: the legend sets the number of
-            outliers beside it, of densities that were made with eigenvalues deflated, among which they are counted.
+        eigenpairs: by the same labels; each eigenvalue is marked below the histogram, so that single outliers are
+            visible.
+        bins: number of bins over the range that is drawn.
+        classes: number of classes of a classifier, whose Hessian typically has about as many outliers: the legend then
+            states both numbers, for densities with deflated eigenvalues, among which outliers are counted.
         within: the range of eigenvalues to draw. Default: that of all nodes.
         ax: default: a new one.
     """
@@ -43,7 +43,7 @@ def eigenvalue_histogram(
     low, high = within or _range(densities.values())
     margin = 0.0 if within else 0.01 * ((high - low) or 1.0)
     edges = np.linspace(low - margin, high + margin, bins + 1)
-    # half an eigenvalue: an estimate below it says that a bin is more likely empty than not
+    # half an eigenvalue: below that, a bin is more likely empty than not
     floor = 0.5
     for (label, density), color in zip(densities.items(), palette(densities), strict=True):
         counts = density.histogram(edges)
@@ -60,7 +60,7 @@ def eigenvalue_histogram(
         if eigenpairs is not None:
             values = eigenpairs[label].values
             values = values[(edges[0] <= values) & (values <= edges[-1])]
-            if len(values):  # the extent of an unclipped line without points would upset the layout
+            if len(values):  # an unclipped line without points would break the layout
                 ax.plot(values, np.full(len(values), floor * 0.75), "|", color=color, ms=9, mew=1.5, clip_on=False)
     ax.set(
         yscale="log",
@@ -82,7 +82,7 @@ def density_curve(
 ) -> Axes:
     """The spectral density smoothed by a Gaussian, on a log scale, with a band of two standard errors.
 
-    The band holds the spread over probes and what the quadrature's nodes can miss. With one probe there is none.
+    The band includes the spread over probes and the quadrature error. With one probe there is no band.
 
     Args:
         densities: by label.
@@ -105,7 +105,7 @@ def spectrum_panels(
     classes: int | None = None,
     figure: Figure | None = None,
 ) -> Figure:
-    """The histogram three times: whole, around zero, and the negative tail, which the whole hides.
+    """The histogram in three panels: all eigenvalues, those around zero, and the negative tail.
 
     Args:
         densities: by label.
@@ -126,7 +126,7 @@ def spectrum_panels(
         eigenvalue_histogram(densities, eigenpairs=eigenpairs, classes=classes, within=within, ax=ax)
         ax.set_title(title)
         ax.get_legend().remove()
-    # beside the axes, since the labels are wide
+    # outside of the axes, since the labels are wide
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(densities), frameon=False)
     return figure
 
@@ -138,7 +138,7 @@ def hessian_and_gauss_newton(
     width: float | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """The densities of H (full) and of its Gauss-Newton part G (dashed): what lies below zero is H - G.
+    """The densities of H (solid) and of its Gauss-Newton part G (dashed); negative eigenvalues are due to H - G.
 
     Args:
         hessians: by label.
@@ -160,12 +160,12 @@ def layer_heatmap(
     """One number per layer and checkpoint, on a common colour scale.
 
     Args:
-        tables: by label, what ``spectrum_by_layer`` returns, over the same layers.
-        quantity: a variable of theirs.
+        tables: by label, as returned by ``spectrum_by_layer``, with the same layers.
+        quantity: a variable of these tables.
         ax: default: a new one.
 
     Raises:
-        ValueError: the tables have no such variable, or differ in their layers.
+        ValueError: the tables have no such variable, or different layers.
     """
     first = next(iter(tables.values()))
     if quantity not in first:
@@ -183,7 +183,7 @@ def layer_heatmap(
 
 
 def _smoothing(densities: Collection[SpectralDensity], width: float | None) -> tuple[np.ndarray, float, float]:
-    """A grid that holds all of them, the Gaussian's width, and the peak that a single eigenvalue has."""
+    """A grid over all densities, the width of the Gaussian, and the height of its peak for a single eigenvalue."""
     low, high = _range(densities)
     width = width or 0.01 * ((high - low) or 1.0)
     smallest = min(1 / density.size for density in densities) / (width * np.sqrt(2 * np.pi))
@@ -194,7 +194,7 @@ def _density_axes(ax: Axes, smallest: float, width: float, xlabel: str) -> Axes:
     highest = max(float(np.max(line.get_ydata())) for line in ax.lines)
     ax.set(
         yscale="log",
-        ylim=(smallest / 10, 3 * highest),  # a decade below a single eigenvalue is nothing
+        ylim=(smallest / 10, 3 * highest),  # a decade below the peak of a single eigenvalue is negligible
         xlabel=xlabel,
         ylabel=rf"density (Gaussian, $\sigma$ = {width:.2g})",
     )

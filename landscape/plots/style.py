@@ -1,4 +1,4 @@
-"""What all pictures share: colours by label, and loss axes."""
+"""Colours and axes that all plots share."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ __all__ = ["new_axes", "palette", "set_loss_axis"]
 
 
 def palette(labels: Sequence[str] | Mapping[str, Any]) -> list[Any]:
-    """One colour per label, by position, told apart by colour-blind readers too."""
+    """One colour per label, by position, from a palette for colour-blind readers."""
     return sns.color_palette("colorblind", len(labels))
 
 
 def new_axes() -> Axes:
-    """Of a figure of its own, in the size of a column."""
+    """The axes of a new figure of column width."""
     return plt.figure(figsize=(5, 3.6), layout="constrained").subplots()
 
 
 def set_loss_axis(ax: Axes, name: str, losses: Sequence[np.ndarray]) -> None:
-    """A log axis where every finite loss is positive; likelihoods of continuous data need not be."""
+    """A log axis if every finite loss is positive; negative log-likelihoods of continuous data may be negative."""
     finite = np.concatenate([loss[np.isfinite(loss)] for loss in losses])
     logarithmic = bool((finite > 0).all())
     ax.set(yscale="log" if logarithmic else "linear", ylabel=f"{name} (log)" if logarithmic else name)

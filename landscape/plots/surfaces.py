@@ -1,4 +1,4 @@
-"""The loss over planes as surfaces in three dimensions: one for print, and one to turn with the mouse."""
+"""Surface plots of the loss over planes in three dimensions, static and interactive."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def surface_3d(
     """The loss as height over the plane.
 
     Args:
-        plane: the result. Points whose loss is NaN or inf are holes, and are counted in the title.
-        metric: ``"loss"``, or ``"error"`` for the share of wrong answers.
-        scale: of heights and colours, ``"log"`` or ``"linear"``. Default: log where all is positive.
-        limits: of heights and colours, to share them between planes. Default: the plane's own.
+        plane: the result. Points with NaN or inf are holes, and the title states their number.
+        metric: ``"loss"``, or ``"error"`` for the error rate.
+        scale: of heights and colours, ``"log"`` or ``"linear"``. Default: log if all values are positive.
+        limits: of heights and colours, to share them between planes. Default: the range of the plane.
         ax: with ``projection="3d"``. Default: a new one.
 
     Raises:
-        ValueError: axes of two dimensions; as for :func:`landscape.plots.loss_surface`.
+        ValueError: axes without ``projection="3d"``; as for :func:`landscape.plots.loss_surface`.
     """
-    # room for the labels below and at the right, which no layout of matplotlib's counts in 3D
+    # with margins for the labels below and at the right, which matplotlib's layouts ignore in 3D
     solid: Any = ax or plt.figure(figsize=(6, 4.8)).add_axes((0, 0.1, 0.88, 0.94), projection="3d")
     if not hasattr(solid, "plot_surface"):
         raise ValueError('ax has two dimensions: give figure.add_subplot(projection="3d")')
@@ -47,7 +47,7 @@ def surface_3d(
     a, b, values = on_grid(plane, metric)
     low, high = _heights([norm.vmin, norm.vmax], norm)
     x, y = np.meshgrid(a, b, indexing="ij")
-    # most versions of matplotlib have no log axis in 3D, so heights are logarithms and the ticks say of what
+    # most versions of matplotlib have no log axis in 3D, so heights are logarithms, with ticks at the original values
     solid.plot_surface(
         x,
         y,
@@ -73,15 +73,15 @@ def surface_3d(
 
 
 def interactive_surface(planes: Mapping[str, Plane], *, metric: str = "loss", scale: str | None = None) -> Figure:
-    """The loss as height over several planes, one at a time, on one scale of heights and colours.
+    """An interactive plot of the loss as height over several planes, one at a time, with common heights and colours.
 
-    In Jupyter it shows itself; ``figure.write_html("surface.html")`` writes a page that needs no network. Choosing
-    another plane leaves the view as it was turned.
+    Jupyter displays the figure; ``figure.write_html("surface.html")`` writes a self-contained page. Selecting another
+    plane keeps the view.
 
     Args:
-        planes: by label; a button for each.
+        planes: by label, with a button for each.
         metric: as for :func:`surface_3d`.
-        scale: see there.
+        scale: as for :func:`surface_3d`.
 
     Raises:
         ValueError: plotly is not installed; as for :func:`surface_3d`.
@@ -133,7 +133,7 @@ def interactive_surface(planes: Mapping[str, Plane], *, metric: str = "loss", sc
             "aspectmode": "manual",
             "aspectratio": {"x": 1, "y": 1, "z": 0.7},
         },
-        uirevision="view",  # choosing a plane turns nothing back
+        uirevision="view",  # keeps the view when another plane is selected
         margin={"l": 10, "r": 10, "t": 110, "b": 60},
         height=620,
     )
@@ -143,7 +143,7 @@ def interactive_surface(planes: Mapping[str, Plane], *, metric: str = "loss", sc
 
 
 def _choice(planes: Mapping[str, Plane], metric: str) -> dict[str, Any]:
-    """A button for each plane, which shows it alone and says what its axes are."""
+    """A button for each plane, which shows only that plane and updates the title."""
     buttons = [
         {
             "label": label,
@@ -157,13 +157,13 @@ def _choice(planes: Mapping[str, Plane], metric: str) -> dict[str, Any]:
 
 
 def _title(label: str, plane: Plane, metric: str) -> str:
-    """What is shown and in which units: on the axes themselves, long names would lie across the numbers."""
+    """The label with the names of the axes, which on the axes themselves would overlap the ticks."""
     axes = (f"{name}: {axis}" for name, axis in zip("ab", plane.axes, strict=True))
-    said = "<br>".join(filter(None, [*axes, blank_note(plane, metric)]))
-    return f"<b>{label}</b><br><sup>{said}</sup>"
+    lines = "<br>".join(filter(None, [*axes, blank_note(plane, metric)]))
+    return f"<b>{label}</b><br><sup>{lines}</sup>"
 
 
 def _heights(values: Any, norm: Normalize) -> np.ndarray:
-    """Where values are on the axis of heights, cut at its ends; NaN, a hole, for those that have no place."""
-    cut = np.clip(np.where(np.isfinite(values), values, np.nan), norm.vmin, norm.vmax)
-    return np.log10(cut) if is_log(norm) else cut
+    """The heights of values, clipped to the scale; NaN, which is a hole, for values that are not finite."""
+    clipped = np.clip(np.where(np.isfinite(values), values, np.nan), norm.vmin, norm.vmax)
+    return np.log10(clipped) if is_log(norm) else clipped

@@ -1,4 +1,4 @@
-"""Pictures of a training run."""
+"""Plots of a training run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["training_curves"]
 
 
 def training_curves(logs: Mapping[str, Sequence[Mapping[str, Any]]], *, figure: Figure | None = None) -> Figure:
-    """What the training loop logged, against the gradients spent: the unit in which optimizers are equal.
+    """The log of the training loop against the number of gradients, the common measure of cost of all optimizers.
 
     Args:
         logs: by label, the lines of ``log.jsonl`` as dictionaries. Drawn are the mini-batch loss, the test accuracy
-            where it was evaluated, and where there are diagnostics ||x - mu|| with the mean of ||x - x'||, and gamma.
+            if it was evaluated, and if there are diagnostics ||x - mu|| with the mean of ||x - x'||, and gamma.
         figure: default: a new one.
     """
     figure = figure or plt.figure(figsize=(9, 6), layout="constrained")

@@ -1,4 +1,4 @@
-"""Built-in problems, and the way to a user's own."""
+"""Built-in problems, and loading of user-defined ones."""
 
 from landscape.problems.digits import digits_cnn, digits_mlp
 from landscape.problems.find import BUILT_IN, find_problem

@@ -34,7 +34,7 @@ def _digits() -> tuple[Pair, Pair]:
     bunch = load_digits()
     images = torch.tensor(bunch.images / 16, dtype=torch.float32).unsqueeze(1)
     labels = torch.tensor(bunch.target)
-    # the split is part of the problem, hence its fixed seed
+    # the split is part of the problem, so its seed is fixed
     train, test = train_test_split(range(len(labels)), test_size=360, stratify=bunch.target, random_state=0)
     return (images[train], labels[train]), (images[test], labels[test])
 

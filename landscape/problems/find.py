@@ -1,4 +1,4 @@
-"""From what a user types for a problem to the problem."""
+"""Find the problem that a string on the command line names."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def find_problem(spec: str, data: str | Path | None = None) -> Problem:
 
     Args:
         spec: a built-in name; or ``package.module:function``; or ``path/to/file.py:function``.
-        data: handed to a function that takes an argument, the folder of its data.
+        data: the folder of its data, passed to a function that takes an argument.
 
     Raises:
-        ValueError: nothing of that name; data missing or not wanted; a function that returns no Problem.
+        ValueError: nothing of that name; data missing or not accepted; a function that does not return a Problem.
     """
     function, folder = (BUILT_IN[spec], None) if spec in BUILT_IN else _load(spec)
     parameters = inspect.signature(function).parameters.values()
@@ -57,7 +57,7 @@ def find_problem(spec: str, data: str | Path | None = None) -> Problem:
 
 
 def _load(spec: str) -> tuple[Callable[..., Any], Path]:
-    """The function, and the folder that its code imports from."""
+    """The function, and the folder from which its code may import."""
     where, colon, name = spec.rpartition(":")
     if not colon:
         raise ValueError(
@@ -67,10 +67,10 @@ def _load(spec: str) -> tuple[Callable[..., Any], Path]:
     if where.endswith(".py"):
         if not Path(where).is_file():
             raise ValueError(f"problem={spec!r}: cannot import {where!r}, which is no file")
-        folder = Path(where).resolve().parent  # its siblings can be imported too
+        folder = Path(where).resolve().parent  # so that files beside it can be imported
         module = _run(spec, lambda: _load_file(Path(where)), folder)
     else:
-        folder = Path.cwd()  # the console script's path lacks the folder that the user is in
+        folder = Path.cwd()  # which is not in sys.path of a console script
         module = _run(spec, lambda: _import(spec, where), folder)
     function = getattr(module, name, None)
     if not callable(function):
@@ -79,16 +79,16 @@ def _load(spec: str) -> tuple[Callable[..., Any], Path]:
 
 
 class _NothingFoundError(ValueError):
-    """The module that the user named is not there: their mistake on the command line, not in their code."""
+    """The module named on the command line does not exist; not an error in the user's code."""
 
 
 def _run(spec: str, code: Callable[[], Any], folder: Path | None) -> Any:
-    """Run the user's code, which imports from ``folder`` too; ``None`` says that the code is ours.
+    """Run the user's code, with ``folder`` in ``sys.path``; None for our own code.
 
-    What goes wrong in the user's code is a RuntimeError, whose traceback the command line shows.
+    Errors in the user's code become a RuntimeError, whose traceback the command line shows.
     """
     if folder is None:
-        return code()  # its errors say what to do
+        return code()  # the messages of our own errors are sufficient
     try:
         with _importable(folder):
             return code()
@@ -105,19 +105,19 @@ def _import(spec: str, where: str) -> Any:
     try:
         return importlib.import_module(where)
     except ModuleNotFoundError as error:
-        if f"{where}.".startswith(f"{error.name}."):  # itself or a package that it is in
+        if f"{where}.".startswith(f"{error.name}."):  # the module itself, or a package that contains it
             raise nothing from error
-        raise  # what the user's module imports is missing
+        raise  # a module that the user's module imports is missing
 
 
 def _load_file(path: Path) -> Any:
-    # a name of our own: a user's json.py must not become everybody's json
+    # a unique name, so that a user's json.py does not replace the json module
     name = f"_landscape_problem_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None  # the name ends in .py
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # as an import would: pickling and dataclasses look there
+    sys.modules[name] = module  # as import does: pickle and dataclasses need it
     try:
         spec.loader.exec_module(module)
     except BaseException:

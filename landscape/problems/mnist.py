@@ -1,7 +1,7 @@
-"""MNIST and its like from a folder of IDX files, with the two MNIST networks of the Entropy-SGD paper.
+"""MNIST and similar data sets from a folder of IDX files, with the two MNIST networks of the Entropy-SGD paper.
 
 The folder holds ``train-images-idx3-ubyte``, ``train-labels-idx1-ubyte``, ``t10k-images-idx3-ubyte`` and
-``t10k-labels-idx1-ubyte``, plain or gzipped (``.gz``). Fashion-MNIST and others in that format serve too.
+``t10k-labels-idx1-ubyte``, plain or gzipped (``.gz``). Fashion-MNIST and other data sets in that format work too.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _split(folder: Path, split: str) -> tuple[Tensor, Tensor]:
             f"folder={str(folder)!r} has {len(images)} {split} images and {len(labels)} labels: the "
             "files must be of one data set"
         )
-    # scaled by MNIST's own mean and standard deviation, the usual constants
+    # normalised by the mean and standard deviation of MNIST, the usual constants
     return (images.float().unsqueeze(1) / 255 - 0.1307) / 0.3081, labels.long()
 
 

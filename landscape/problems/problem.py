@@ -18,9 +18,9 @@ __all__ = ["Problem"]
 
 @dataclass(frozen=True)
 class Problem:
-    """What ``landscape train`` and ``landscape compare`` need to know.
+    """A network, its loss and its data, as ``landscape train`` and ``landscape compare`` need them.
 
-    A problem function takes no argument, or one (the folder given by ``--data``), and returns this.
+    A problem function takes no argument, or one (the folder given by ``--data``), and returns a Problem.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Problem:
     options: Mapping[str, Any] = field(default_factory=dict)  # of ModelObjective: count, whole_batches, noise, ...
 
     def build(self, seed: int) -> nn.Module:
-        """The network at the initial weights of ``seed``; torch's global generator is left as it was."""
+        """The network at the initial weights of ``seed``; the state of torch's global generator is restored."""
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(seed)
             return self.model()
@@ -41,12 +41,12 @@ class Problem:
         """The data of ``split``, ``"train"`` or ``"test"``.
 
         Args:
-            split: which.
-            examples: only so many of them, drawn without replacement. Default: all.
-            seed: of that draw.
+            split: ``"train"`` or ``"test"``.
+            examples: size of a random subset, drawn without replacement. Default: all.
+            seed: of that subset.
 
         Raises:
-            ValueError: an unknown split; ``examples`` of data that is no pair of tensors.
+            ValueError: an unknown split; ``examples`` of data that is not a pair of tensors.
         """
         if split not in ("train", "test"):
             raise ValueError(f"split={split!r}: give 'train' or 'test'")
@@ -57,17 +57,17 @@ class Problem:
         self, split: str = "train", *, examples: int | None = None, seed: int = 0, **options: Any
     ) -> ModelObjective:
         """The mean loss over ``data(split, examples=..., seed=...)``; options are ModelObjective's."""
-        # the weights do not matter: every analysis brings its own theta
+        # the weights do not matter: every analysis sets its own theta
         model = self.build(seed=0)
         data = self.data(split, examples=examples, seed=seed)
         loss = self.loss
         if loss is not None and not is_criterion(loss):
-            loss = partial(_on_targets, loss)  # a plain function: ModelObjective would hand it the batch
+            loss = partial(_on_targets, loss)  # to a plain function ModelObjective would pass the batch
         return ModelObjective(model, loss, data, forward=self.forward, **{**self.options, **options})
 
 
 def _on_targets(criterion: Callable[..., Tensor], outputs: Any, batch: Any) -> Tensor:
-    """As a training loop calls it, where a batch is a pair; else on the batch."""
+    """Call the loss as a training loop does: on the targets if the batch is a pair, otherwise on the batch."""
     return criterion(outputs, batch[1] if isinstance(batch, tuple) and len(batch) == 2 else batch)
 
 

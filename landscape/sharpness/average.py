@@ -1,31 +1,29 @@
 """How much f rises on average under Gaussian perturbations of the weights.
 
-With z ~ N(0, I) and c a scale per weight (1, or |theta_i| for what is called adaptive):
+With z ~ N(0, I) and c a scale per weight (1, or |theta_i| if adaptive):
 
     low-pass loss      E f(theta + sigma z)                               (LPF; Bisla et al. 2022)
     average case       E f(theta + rho c z) - f(theta)                    (Andriushchenko et al. 2023)
     local energy       E err(theta + sigma |theta| z) - err(theta)        (Pittorino et al. 2021)
 
-err is the share of wrong answers. Each is a plain mean over draws of z, and its error the spread of the draws.
+err is the share of wrong answers. Each is a mean over draws of z, with the standard error of that mean.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from landscape.objective import Objective
 from landscape.objective.contract import number
-from landscape.randomness import generator_or_new, normal
+from landscape.randomness import generator_or_new
 from landscape.results import Cost, Sharpness
+from landscape.sharpness.perturbations import count_not_finite, error_function, perturbed_values, scale_per_weight
 from landscape.sharpness.record import check, rescaled_alike, sampled
 
-__all__ = ["average_case", "error_of", "local_energy", "low_pass", "perturbed"]
+__all__ = ["average_case", "local_energy", "low_pass"]
 
 
 def low_pass(
@@ -53,7 +51,8 @@ def low_pass(
     """
     began = time.perf_counter()
     theta = check(objective, theta, sigma=sigma, samples=samples)
-    losses = perturbed(objective.value, theta, torch.full_like(theta, sigma), samples, generator_or_new(generator))
+    deviation = torch.full_like(theta, sigma)
+    losses = perturbed_values(objective.value, theta, deviation, samples, generator_or_new(generator))
     return Sharpness(
         **sampled(losses),
         name=f"low-pass loss, sigma {sigma:g}",
@@ -63,7 +62,7 @@ def low_pass(
         source="LPF, Bisla et al. 2022",
         reparametrisation_invariant=False,
         settings={"sigma": sigma, "samples": samples},
-        diagnostics=_not_finite(losses),
+        diagnostics={"not_finite": count_not_finite(losses)},
         cost=Cost(values=samples, seconds=time.perf_counter() - began),
     )
 
@@ -95,8 +94,8 @@ def average_case(
     """
     began = time.perf_counter()
     theta = check(objective, theta, rho=rho, samples=samples)
-    deviation = rho * (theta.abs() if adaptive else torch.ones_like(theta))
-    rises = perturbed(objective.value, theta, deviation, samples, generator_or_new(generator))
+    deviation = rho * scale_per_weight(theta, adaptive)
+    rises = perturbed_values(objective.value, theta, deviation, samples, generator_or_new(generator))
     rises = rises - number(objective.value(theta))
     return Sharpness(
         **sampled(rises),
@@ -107,7 +106,7 @@ def average_case(
         source="Andriushchenko et al. 2023",
         reparametrisation_invariant=adaptive and rescaled_alike(objective),
         settings={"rho": rho, "adaptive": adaptive, "samples": samples},
-        diagnostics=_not_finite(rises),
+        diagnostics={"not_finite": count_not_finite(rises)},
         cost=Cost(values=samples + 1, seconds=time.perf_counter() - began),
     )
 
@@ -120,12 +119,12 @@ def local_energy(
     samples: int = 50,
     generator: torch.Generator | None = None,
 ) -> Sharpness:
-    """E err(theta + sigma |theta| z) - err(theta): how many more answers are wrong once the weights are noisy.
+    """E err(theta + sigma |theta| z) - err(theta): the mean rise of the error under noise on the weights.
 
     Args:
         objective: a ModelObjective of a classifier. The rise of the loss is ``average_case``.
         theta: shape (n,).
-        sigma: standard deviation of each weight, relative to the weight. The source sweeps it.
+        sigma: standard deviation of each weight, relative to the weight. The source takes a range of values.
         samples: draws of z.
         generator: of z. Default: seeded by the operating system.
 
@@ -137,8 +136,8 @@ def local_energy(
     """
     began = time.perf_counter()
     theta = check(objective, theta, sigma=sigma, samples=samples)
-    of = error_of(objective)
-    rises = perturbed(of, theta, sigma * theta.abs(), samples, generator_or_new(generator)) - of(theta)
+    error = error_function(objective)
+    rises = perturbed_values(error, theta, sigma * theta.abs(), samples, generator_or_new(generator)) - error(theta)
     return Sharpness(
         **sampled(rises),
         name=f"local energy, sigma {sigma:g}",
@@ -148,36 +147,6 @@ def local_energy(
         source="Pittorino et al. 2021",
         reparametrisation_invariant=True,
         settings={"sigma": sigma, "samples": samples},
-        diagnostics=_not_finite(rises),
+        diagnostics={"not_finite": count_not_finite(rises)},
         cost=Cost(values=samples + 1, seconds=time.perf_counter() - began),
     )
-
-
-def perturbed(
-    of: Callable[[Tensor], float], theta: Tensor, deviation: Tensor, samples: int, generator: torch.Generator
-) -> np.ndarray:
-    """``of(theta + deviation * z)`` for each draw of z ~ N(0, I), shape (samples,); not finite ones are kept."""
-    draws = np.empty(samples)
-    for j in range(samples):
-        draws[j] = number(of(theta + deviation * normal(len(theta), generator, theta.dtype, theta.device)))
-    return draws
-
-
-def error_of(objective: Objective) -> Callable[[Tensor], float]:
-    """theta -> the share of wrong answers, which raises ValueError where the objective knows no accuracy."""
-    known: Callable[[Tensor], dict[str, Any]] | None = getattr(objective, "metrics", None)
-
-    def error(theta: Tensor) -> float:
-        accuracy = known(theta).get("accuracy") if known else None
-        if accuracy is None:
-            raise ValueError(
-                f"objective is a {type(objective).__name__} that knows no accuracy: give a ModelObjective whose "
-                "outputs are (N, classes) and targets class indices, or measure the loss"
-            )
-        return 1 - accuracy
-
-    return error
-
-
-def _not_finite(draws: np.ndarray) -> dict[str, float]:
-    return {"not_finite": int((~np.isfinite(draws)).sum())}

@@ -1,6 +1,6 @@
 """Flatness from derivatives at theta itself.
 
-    gradient norm        ||grad f||, which tells how far from a stationary point all that follows is taken
+    gradient norm        ||grad f||, which is zero at a stationary point
     largest eigenvalue   lambda_max(H)
     trace                tr H = E v'Hv over probes v uniform on the sphere of radius sqrt(n); also per weight, tr H / n
     Fisher-Rao norm      theta' G theta, G the Gauss-Newton matrix                               (Liang et al. 2019)
@@ -147,7 +147,7 @@ def fisher_rao(objective: Objective, theta: Tensor) -> Sharpness:
 
     Args:
         objective: a ModelObjective, or any other with a ``gnvp(theta, v)``. Where its loss is the cross-entropy of a
-            softmax, G is the Fisher information of its predictions; else it is the Gauss-Newton matrix and no more.
+            softmax, G is the Fisher information of its predictions; else it is the Gauss-Newton matrix only.
         theta: shape (n,).
 
     Raises:
@@ -214,18 +214,18 @@ def relative_flatness(
     m = w.shape[1]
     generator = generator_or_new(generator)
 
-    def form(r: Tensor) -> float:
+    def quadratic_form(r: Tensor) -> float:
         v = torch.zeros_like(theta)
         objective.space.views(v)[layer].copy_(w @ r)
         return dot(v, objective.hvp(theta, v))
 
-    whole = m * m <= products
-    if whole:
+    exact_sum = m * m <= products
+    if exact_sum:
         units = torch.eye(m * m, dtype=w.dtype, device=w.device).view(m * m, m, m)
-        fields = exact(sum(form(r) for r in units))
+        fields = exact(sum(quadratic_form(r) for r in units))
     else:
         draws = (normal(m * m, generator, w.dtype, w.device).view(m, m) for _ in range(products))
-        fields = sampled(np.array([form(r) for r in draws]))
+        fields = sampled(np.array([quadratic_form(r) for r in draws]))
     return Sharpness(
         **fields,
         name=f"relative flatness of {layer}",
@@ -236,5 +236,5 @@ def relative_flatness(
         reparametrisation_invariant=rescaled_alike(objective),
         settings={"layer": layer, "products": products},
         diagnostics={},
-        cost=Cost(products=m * m if whole else products, seconds=time.perf_counter() - began),
+        cost=Cost(products=m * m if exact_sum else products, seconds=time.perf_counter() - began),
     )

@@ -1,6 +1,6 @@
 """The local learning coefficient: how fast the volume of nearly as good weights shrinks around theta.
 
-With N examples, f their mean loss and beta = 1 / log N, and the posterior held near theta by a Gaussian
+With N examples, f their mean loss and beta = 1 / log N, and the posterior localised at theta by a Gaussian
 
     p(w) ~ exp(-N beta f(w) - gamma/2 ||w - theta||^2),
     lambda = N beta (E_p f(w) - f(theta))                                                    (Lau et al. 2023).
@@ -64,8 +64,8 @@ def local_learning_coefficient(
         progress: called as ``progress(moves, description)``; ``tqdm.tqdm`` fits.
 
     Returns:
-        Sharpness. Diagnostics: ``acceptance``; ``drift``, the mean of the second half of the
-        draws minus that of the first, with ``drift_stderr``: where it stands out, burn in for longer.
+        Sharpness. Diagnostics: ``acceptance``; ``drift``, the mean of the second half of the draws minus that of the
+        first, with ``drift_stderr``: if it differs from 0 by several errors, increase ``burn_in``.
 
     Raises:
         ValueError: sizes that do not fit, settings out of range, no number of examples, a loss that is not finite at
@@ -86,13 +86,13 @@ def local_learning_coefficient(
     start = potential(torch.zeros(1, objective.size, dtype=objective.dtype, device=objective.device))
     if potential.not_finite:
         raise ValueError("the loss or its gradient at theta is not finite: give weights of a network that works")
-    at, h, rises, rates = start[np.zeros(chains, int)], 1.0, np.empty((chains, draws)), []
+    particles, h, rises, rates = start[np.zeros(chains, int)], 1.0, np.empty((chains, draws)), []
     for i in progress(range(-burn_in, draws), "local learning coefficient"):
-        at, rate = move(potential, at, 1.0, h, generator)
-        if i < 0:  # ever smaller changes, so that h settles
+        particles, rate = move(potential, particles, 1.0, h, generator)
+        if i < 0:  # decreasing changes, so that h converges
             h = min(2.0, h * math.exp(2 * (rate - TARGET_ACCEPTANCE) / math.sqrt(i + burn_in + 1)))
         else:
-            rises[:, i] = at.psi - start.psi
+            rises[:, i] = particles.psi - start.psi
             rates.append(rate)
     drifts = rises[:, draws // 2 :].mean(axis=1) - rises[:, : draws // 2].mean(axis=1)
     return Sharpness(

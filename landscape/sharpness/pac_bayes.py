@@ -1,4 +1,4 @@
-"""The largest noise that a network bears: sigma of the PAC-Bayes bounds.
+"""The largest noise that a network tolerates: sigma of the PAC-Bayes bounds.
 
     sigma = max { s : E m(theta + s c z) - m(theta) <= target },    z ~ N(0, I),
 
@@ -22,13 +22,13 @@ from torch import Tensor
 from landscape.objective import Objective
 from landscape.randomness import generator_or_new
 from landscape.results import Cost, Sharpness, standard_error
-from landscape.sharpness.average import error_of, perturbed
+from landscape.sharpness.perturbations import count_not_finite, error_function, perturbed_values
 from landscape.sharpness.record import check, rescaled_alike
 
 __all__ = ["pac_bayes_sigma"]
 
-_START = 0.1  # where the search for an s on either side of sigma begins; it doubles or halves
-_DOUBLINGS = 20  # beyond which no noise is called too much, or none too little
+_START = 0.1  # the first s; it is doubled or halved until sigma is bracketed
+_DOUBLINGS = 20  # after which sigma is taken to be infinite, or after as many halvings 0
 _HALVINGS = 10  # of an interval [s, 2 s]: sigma is then known to 2^-11 of itself, far less than its error
 _STEP = 0.1  # relative, of the central difference that gives D'
 
@@ -58,8 +58,8 @@ def pac_bayes_sigma(
         generator: of z. Default: seeded by the operating system.
 
     Returns:
-        Sharpness; higher is flatter. Infinite where no noise reaches the target, as in a network that only
-        guesses; 0 where the least does, or ``epsilon`` alone. Its diagnostic ``rise`` is D(sigma).
+        Sharpness; higher is flatter. Infinite if no noise reaches the target, as for a network at chance level; 0 if
+        the smallest noise tried does, or ``epsilon`` alone. Its diagnostic ``rise`` is D(sigma).
 
     Raises:
         ValueError: sizes that do not fit, settings out of range, an objective that knows no accuracy.
@@ -73,26 +73,26 @@ def pac_bayes_sigma(
         raise ValueError(f"epsilon={epsilon}: give a standard deviation of 0 or more")
     if metric not in ("error", "loss"):
         raise ValueError(f"metric={metric!r}: give 'error' or 'loss'")
-    of = objective.value if metric == "loss" else error_of(objective)
-    here = of(theta)
+    m = objective.value if metric == "loss" else error_function(objective)
+    unperturbed = m(theta)
     generator = generator_or_new(generator)
     state = generator.get_state()
-    tried = 0
+    evaluated = 0  # values of s
 
     def rises(s: float) -> np.ndarray:
-        nonlocal tried
-        tried += 1
+        nonlocal evaluated
+        evaluated += 1
         generator.set_state(state)
         deviation = torch.hypot(s * theta, torch.full_like(theta, epsilon)) if magnitude else torch.full_like(theta, s)
-        return perturbed(of, theta, deviation, samples, generator) - here
+        return perturbed_values(m, theta, deviation, samples, generator) - unperturbed
 
     sigma = _crossing(lambda s: float(rises(s).mean()), target)
-    at, contributions = np.empty(0), np.empty(0)
+    at_sigma, contributions = np.empty(0), np.empty(0)
     if 0 < sigma < np.inf:
-        at = rises(sigma)
+        at_sigma = rises(sigma)
         slope = (rises(sigma * (1 + _STEP)).mean() - rises(sigma * (1 - _STEP)).mean()) / (2 * _STEP * sigma)
-        with np.errstate(divide="ignore", invalid="ignore"):  # where D is flat, sigma has no error to tell
-            contributions = sigma - (at - at.mean()) / slope
+        with np.errstate(divide="ignore", invalid="ignore"):  # where D is flat, the error of sigma is not defined
+            contributions = sigma - (at_sigma - at_sigma.mean()) / slope
     scale = "1"
     if magnitude:
         scale = f"sqrt(theta^2 + ({epsilon:g} / s)^2)" if epsilon else "|theta|"
@@ -118,35 +118,35 @@ def pac_bayes_sigma(
             "samples": samples,
         },
         diagnostics={
-            "rise": float(at.mean()) if len(at) else float("nan"),
-            "not_finite": int((~np.isfinite(at)).sum()),
+            "rise": float(at_sigma.mean()) if len(at_sigma) else float("nan"),
+            "not_finite": count_not_finite(at_sigma),
         },
-        cost=Cost(values=tried * samples + 1, seconds=time.perf_counter() - began),
+        cost=Cost(values=evaluated * samples + 1, seconds=time.perf_counter() - began),
     )
 
 
 def _crossing(rise: Callable[[float], float], target: float) -> float:
-    """The s at which ``rise`` comes to exceed ``target``; 0 or inf where it does for all s tried, or for none."""
+    """The s at which ``rise`` crosses ``target``; 0 if it exceeds it for all s tried, inf if for none."""
 
-    def bears(s: float) -> bool:
-        return rise(s) <= target  # a rise that is no number is too much
+    def tolerated(s: float) -> bool:
+        return rise(s) <= target  # False for NaN
 
     low = high = _START
-    if bears(_START):
+    if tolerated(_START):
         for _ in range(_DOUBLINGS):
             low, high = high, 2 * high
-            if not bears(high):
+            if not tolerated(high):
                 break
         else:
             return float("inf")
     else:
         for _ in range(_DOUBLINGS):
             low, high = low / 2, low
-            if bears(low):
+            if tolerated(low):
                 break
         else:
             return 0.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if bears(middle) else (low, middle)
+        low, high = (middle, high) if tolerated(middle) else (low, middle)
     return (low + high) / 2

@@ -1,4 +1,4 @@
-"""What every measure checks before it starts, and fills in of its record at the end."""
+"""Checks of arguments and fields of records that the measures share."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["check", "exact", "rescaled_alike", "sampled"]
 
 
 def check(objective: Objective, theta: Tensor, **positive: float) -> Tensor:
-    """theta on the objective's device and in its dtype, as a checkpoint's may not be.
+    """theta, moved to the objective's device and dtype.
 
     Raises:
-        ValueError: theta does not fit, or one of the named settings is no positive number.
+        ValueError: theta has the wrong size, or one of the named settings is not positive and finite.
     """
     check_vector("theta", theta, objective.size)
     for name, value in positive.items():
@@ -28,7 +28,7 @@ def check(objective: Objective, theta: Tensor, **positive: float) -> Tensor:
 
 
 def exact(value: float) -> dict[str, Any]:
-    """The fields of a number that is exact for the examples it was computed on."""
+    """The fields of a value that is exact for its examples."""
     return {"value": value, "stderr": 0.0, "contributions": np.empty(0)}
 
 
@@ -38,5 +38,5 @@ def sampled(draws: np.ndarray) -> dict[str, Any]:
 
 
 def rescaled_alike(objective: Objective) -> bool:
-    """Whether f itself is the same after a rescaling of ReLU layers: weight decay in it is not."""
+    """Whether f is invariant under a rescaling of ReLU layers: not if it includes weight decay."""
     return getattr(objective, "weight_decay", 0.0) == 0.0

@@ -1,8 +1,8 @@
 """Every flatness measure at every checkpoint, with paired differences from the first.
 
 Each measure gets a generator of the same seed at each checkpoint, so that its draws pair up and the error of a
-difference is that of the paired draws; and its number does not depend on which measures stand beside it. tr H / n after
-tr H is the same draws once more, so that it costs nothing.
+difference is that of the paired draws, and its value does not depend on which other measures are in the table. tr H / n
+reuses the draws of tr H at no cost.
 """
 
 from __future__ import annotations
@@ -73,15 +73,15 @@ def flatness_table(
         measures: functions of ``landscape.sharpness``, or any ``measure(objective, theta) -> Sharpness``; settings by
             ``functools.partial(sharpness.sam, rho=0.1)``. Default: all, without those that need an accuracy where the
             objective knows none.
-        generator: of the one seed that all measures start from. Default: seeded by the operating system.
+        generator: draws the seed that all measures use. Default: seeded by the operating system.
         progress: called as ``progress(measures, description)`` for each checkpoint; ``tqdm.tqdm`` fits.
 
     Returns:
         FlatnessTable. Errors of differences are paired where the measure has draws, else those of both together.
 
     Raises:
-        ValueError: no checkpoint or two of one name; an objective that takes none; two measures of one name, which each
-            tells with its first number.
+        ValueError: no checkpoints, or two of the same name; an objective that is no ModelObjective; two measures whose
+            records have the same name, which is found when the second is evaluated.
 
     Example:
         >>> from landscape import sharpness
@@ -103,9 +103,10 @@ def flatness_table(
 
     rows: dict[str, list[Sharpness]] = {}
     for i, checkpoint in enumerate(checkpoints):
-        there = objective.at(checkpoint)
+        at_checkpoint = objective.at(checkpoint)
         for measure in progress(measures, f"flatness of {checkpoint.name}"):
-            record = _divided(measure, rows.get("Hessian trace", [])[i:], there.size) or _at(measure, there, seed)
+            traces = rows.get("Hessian trace", [])[i:]
+            record = _from_trace(measure, traces, objective.size) or _evaluate(measure, at_checkpoint, seed)
             row = rows.setdefault(record.name, [])
             if len(row) > i:
                 raise ValueError(
@@ -114,7 +115,7 @@ def flatness_table(
                 )
             row.append(record)
     values = np.array([[record.value for record in row] for row in rows.values()])
-    with np.errstate(invalid="ignore"):  # two that are infinite differ by what is no number
+    with np.errstate(invalid="ignore"):  # inf - inf is NaN
         differences = values - values[:, :1]
     measured = Measures(
         names=list(rows),
@@ -128,15 +129,15 @@ def flatness_table(
     return FlatnessTable(measured, rows, seed)
 
 
-def _at(measure: Measure, objective: ModelObjective, seed: int) -> Sharpness:
-    """At the objective's own weights; only measures that draw have a generator."""
+def _evaluate(measure: Measure, objective: ModelObjective, seed: int) -> Sharpness:
+    """The measure at the objective's own weights, with a generator if it takes one."""
     if "generator" not in inspect.signature(measure).parameters:
         return measure(objective, objective.theta)
     return measure(objective, objective.theta, generator=torch.Generator().manual_seed(seed))
 
 
-def _divided(measure: Measure, traces: Sequence[Sharpness], n: int) -> Sharpness | None:
-    """tr H / n, where that is the measure and tr H is known from as many probes."""
+def _from_trace(measure: Measure, traces: Sequence[Sharpness], n: int) -> Sharpness | None:
+    """tr H / n from a known tr H with as many probes; None if that is not the measure, or tr H is not known."""
     asked = inspect.signature(measure).parameters
     if getattr(measure, "func", None) is not hessian_trace or not asked["per_weight"].default:
         return None

@@ -6,7 +6,7 @@ In coordinates u with theta' = theta + c u, c a scale per weight, and a ball ||u
     worst case             max over ||u||_p <= rho of f(theta + c u) - f(theta), p = 2 or inf     (Andriushchenko 2023)
     epsilon-sharpness      100 (max over |u_i| <= epsilon of f(theta + c u) - f) / (1 + f)        (Keskar et al. 2017)
 
-with c = 1, or c = |theta| for what is called adaptive (ASAM; Kwon et al. 2021), and c = |theta| + 1 for Keskar's. SAM's
+with c = 1, or c = |theta| if adaptive (ASAM; Kwon et al. 2021), and c = |theta| + 1 for Keskar's. SAM's
 is the first-order guess of the maximiser. The maximum is sought by the ascent of ``landscape.directions.ascent``, from
 the ball's centre and from random points of its boundary, so that what is found is a lower bound.
 """
@@ -27,6 +27,7 @@ from landscape.objective import ModelObjective, Objective
 from landscape.objective.contract import number
 from landscape.randomness import generator_or_new, normal
 from landscape.results import Cost, Sharpness
+from landscape.sharpness.perturbations import scale_per_weight
 from landscape.sharpness.record import check, exact, rescaled_alike, sampled
 from landscape.sums import dot
 
@@ -34,7 +35,7 @@ __all__ = ["epsilon_sharpness", "sam", "worst_case"]
 
 
 def sam(objective: Objective, theta: Tensor, *, rho: float | None = None, adaptive: bool = False) -> Sharpness:
-    """f(theta + rho c^2 g / ||c g||) - f(theta), g = grad f(theta): the rise that SAM takes for the worst.
+    """f(theta + rho c^2 g / ||c g||) - f(theta), g = grad f(theta): the highest rise to first order.
 
     At a point where g is zero there is no steepest direction, and the value is 0.
 
@@ -59,9 +60,9 @@ def sam(objective: Objective, theta: Tensor, *, rho: float | None = None, adapti
         Foret, Kleiner, Mobahi & Neyshabur 2021, arXiv:2010.01412; Kwon, Kim, Park & Choi 2021, arXiv:2102.11600.
     """
     began = time.perf_counter()
-    rho = _rho(rho, adaptive)
+    rho = _default_rho(adaptive) if rho is None else rho
     theta = check(objective, theta, rho=rho)
-    ball = Ball(_scale(theta, adaptive), rho, 2)
+    ball = Ball(scale_per_weight(theta, adaptive), rho, 2)
     value, gradient = objective.value_and_gradient(theta)
     value, worst = number(value), number(objective.value(theta + ball.scale * ball.furthest(ball.scale * gradient)))
     return Sharpness(
@@ -118,14 +119,14 @@ def worst_case(
         Andriushchenko, Croce, Mueller, Hein & Flammarion 2023, arXiv:2302.07011.
     """
     began = time.perf_counter()
-    rho = _rho(rho, adaptive)
+    rho = _default_rho(adaptive) if rho is None else rho
     theta = check(objective, theta, rho=rho, steps=steps, restarts=restarts, parts=parts)
     if norm not in (2, float("inf")):
         raise ValueError(f"norm={norm}: give 2 or float('inf')")
-    pieces = _pieces(objective, parts)
-    ball = Ball(_scale(theta, adaptive), rho, norm)
+    objectives = _split(objective, parts)
+    ball = Ball(scale_per_weight(theta, adaptive), rho, norm)
     generator = generator_or_new(generator)
-    searches = [_search(piece, theta, ball, steps, restarts, generator) for piece in pieces]
+    searches = [_search(part, theta, ball, steps, restarts, generator) for part in objectives]
     rises = np.array([search.highest - search.value for search in searches])
     settings: dict[str, Any] = {"rho": rho, "adaptive": adaptive, "norm": str(norm), "steps": steps}
     return Sharpness(
@@ -197,16 +198,16 @@ def epsilon_sharpness(
 @dataclass(frozen=True)
 class _Search:
     value: float  # f(theta)
-    tops: list[float]  # the highest f of each ascent, that from the centre first
+    maxima: list[float]  # the highest f of each ascent, the one from the centre first
     gradients: int
     not_finite: int
 
     @property
     def highest(self) -> float:
-        return max(self.tops)
+        return max(self.maxima)
 
 
-def _pieces(objective: Objective, parts: int) -> Sequence[Objective]:
+def _split(objective: Objective, parts: int) -> Sequence[Objective]:
     if parts == 1:
         return [objective]
     if not isinstance(objective, ModelObjective):
@@ -223,31 +224,27 @@ def _search(
     ascents = [ascend(objective, theta, ball, u, steps) for u in starts]
     return _Search(
         value=ascents[0].start,
-        tops=[ascent.top for ascent in ascents],
+        maxima=[ascent.top for ascent in ascents],
         gradients=restarts * steps,
         not_finite=sum(ascent.not_finite for ascent in ascents),
     )
 
 
-def _rho(rho: float | None, adaptive: bool) -> float:
-    """The sources': 0.05 for SAM, 0.5 for ASAM."""
-    return (0.5 if adaptive else 0.05) if rho is None else rho
-
-
-def _scale(theta: Tensor, adaptive: bool) -> Tensor:
-    return theta.abs() if adaptive else torch.ones_like(theta)
+def _default_rho(adaptive: bool) -> float:
+    """The radius of the sources: 0.05 for SAM, 0.5 for ASAM."""
+    return 0.5 if adaptive else 0.05
 
 
 def _spread(searches: list[_Search]) -> dict[str, float]:
-    """How far apart ascents ended: a maximum that all reach is likely the highest."""
+    """Diagnostics: the spread of the maxima found (small if all ascents reach the same one), and losses not finite."""
     return {
-        "restart_spread": max(max(s.tops) - min(s.tops) for s in searches),
+        "restart_spread": max(max(s.maxima) - min(s.maxima) for s in searches),
         "not_finite": sum(s.not_finite for s in searches),
     }
 
 
 def _cost(searches: list[_Search], began: float) -> Cost:
-    """In passes over all the data: each search is over its share of them."""
+    """The cost in passes over all the data; each search is over one part of them."""
     return Cost(
         gradients=sum(s.gradients for s in searches) // len(searches),
         seconds=time.perf_counter() - began,

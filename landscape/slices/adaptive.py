@@ -5,14 +5,14 @@
    the prediction misses by more than ``tol`` times the range (the largest finite loss found so far less the smallest),
    or a loss in the cell or on its edges was found not to be finite, the cell is split in four, each put to the same
    test; a cell of at most two steps a side is evaluated whole instead.
-3. Hold out some points that no test touched: predict them, evaluate them, and tell the largest miss.
+3. Hold out some points that no test used: predict them, evaluate them, and report the largest error.
 4. Interpolate the points that are left, shares no further than from 0 to 1 and standard errors no lower than 0.
 
-The test looks at one point of a cell, and at the loss alone, so a wrinkle beside it may be missed: that is what the
-held-out points are for.
+The test uses one point of a cell, and the loss alone, so it may miss a feature beside that point: the held-out points
+estimate by how much.
 
 Interpolation is by polyharmonic splines of |x|^5 with a polynomial of degree 2 (Duchon 1977), which reproduce quadratic
-functions and want no grid. Each axis is scaled to [0, 1], and a point is predicted from the 80 known points nearest to
+functions and need no grid. Each axis is scaled to [0, 1], and a point is predicted from the 80 known points nearest to
 it (heuristic: on planes of 21 x 21 more points change nothing).
 """
 
@@ -32,7 +32,7 @@ __all__ = ["refine"]
 
 _NEIGHBOURS = 80
 _COEFFICIENTS = 6  # of a polynomial of degree 2 in the plane
-_ROUNDING = 1e-12  # of interpolation, relative to the losses: a plane without any range would else be split by it
+_ROUNDING = 1e-12  # of interpolation, relative to the losses: else it would split the cells of a constant plane
 
 Cell = tuple[tuple[int, int], tuple[int, int]]  # its first and last row, its first and last column
 
@@ -46,20 +46,20 @@ def refine(
     generator: torch.Generator,
     progress: Progress,
 ) -> tuple[np.ndarray, int, np.ndarray]:
-    """Measure where it is needed, and interpolate all other ``sweep.table.values``.
+    """Measure where the test requires it, and interpolate all other ``sweep.table.values``.
 
     Args:
         sweep: over the plane.
         a: coordinates of the rows, increasing.
         b: coordinates of the columns, increasing.
-        tol: the miss allowed, as a share of the range.
-        held_out: how many points to check at, as long as there are so many.
-        generator: of their choice.
+        tol: the error allowed, as a share of the range.
+        held_out: how many points to check at; all that are left if these are fewer.
+        generator: draws the held-out points.
         progress: called for each round of points.
 
     Returns:
-        Which points were evaluated, bool (A, B); how many were held out; the largest miss among these for each
-        objective, in units of its loss, NaN where there was none.
+        Which points were evaluated, bool (A, B); how many were held out; the largest error among these for
+        each objective, in units of its loss, NaN if there was none.
     """
     values = sweep.table.values  # (objectives, A, B, quantities), the loss first
     known = np.zeros((len(a), len(b)), dtype=bool)
@@ -71,7 +71,7 @@ def refine(
         for point in new:
             known[point] = True
 
-    def broken(cell: Cell) -> bool:
+    def not_finite(cell: Cell) -> bool:
         rows, columns = (slice(first, last + 1) for first, last in cell)
         return not np.isfinite(values[:, rows, columns, 0][:, known[rows, columns]]).all()
 
@@ -92,10 +92,10 @@ def refine(
     while cells:
         misses = misses_at([_middle(cell) for cell in cells])
         missed = np.any(misses > _allowed(values[..., 0], known, tol), axis=0)
-        failed = [cell for cell, miss in zip(cells, missed, strict=True) if miss or broken(cell)]
+        failed = [cell for cell, miss in zip(cells, missed, strict=True) if miss or not_finite(cell)]
         evaluate(point for cell in failed if _small(cell) for point in _points(cell))
         smooth += [cell for cell in cells if cell not in failed]
-        again = [cell for cell in smooth if broken(cell)]  # on an edge, as a neighbour found
+        again = [cell for cell in smooth if not_finite(cell)]  # on an edge shared with a neighbour
         smooth = [cell for cell in smooth if cell not in again]
         cells = again + [part for cell in failed if not _small(cell) for part in _split(cell) if _divisible(part)]
 
@@ -110,10 +110,10 @@ def refine(
 
 
 def _interpolated(places: np.ndarray, known: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Of ``values`` (A, B, m), at the places ``wanted`` (k, 2): (k, m). NaN where nothing can be said.
+    """``values`` (A, B, m) interpolated at the places ``wanted`` (k, 2): (k, m), NaN where that is not possible.
 
-    The known points are those where the loss, ``values[..., 0]``, is finite; what is not finite at one of them, as an
-    accuracy that there is not, is NaN everywhere.
+    Only known points with a finite loss, ``values[..., 0]``, are used. A quantity that is not finite at one of them,
+    such as the accuracy of a regression, is NaN everywhere.
     """
     known = known & np.isfinite(values[..., 0])
     found = np.full((len(wanted), values.shape[-1]), np.nan)
@@ -130,7 +130,7 @@ def _interpolated(places: np.ndarray, known: np.ndarray, values: np.ndarray, wan
 
 
 def _allowed(losses: np.ndarray, known: np.ndarray, tol: float) -> np.ndarray:
-    """The miss that each objective's losses (objectives, A, B) allow, (objectives, 1)."""
+    """The error allowed for each objective with losses (objectives, A, B), (objectives, 1)."""
     allowed = []
     for loss in losses:
         finite = loss[known & np.isfinite(loss)]

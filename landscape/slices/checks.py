@@ -1,4 +1,4 @@
-"""What a slice is asked for, checked before anything is evaluated."""
+"""Checks of the arguments of slices, before anything is evaluated."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from landscape.objective import ModelObjective, Objective
 from landscape.parameters import check_vector
 from landscape.sums import norm
 
-__all__ = ["checked_coordinates", "checked_direction", "in_common", "named"]
+__all__ = ["checked_coordinates", "checked_direction", "named", "to_common_dtype"]
 
 
 def named(objective: Objective | Mapping[str, Objective]) -> dict[str, Objective]:
-    """The objectives by name, where one alone has a name of its own.
+    """The objectives by name; a single one is named ``"objective"``.
 
     Raises:
         ValueError: there is none, or they are not functions of the same theta.
@@ -32,14 +32,14 @@ def named(objective: Objective | Mapping[str, Objective]) -> dict[str, Objective
     return objectives
 
 
-def in_common(objectives: Mapping[str, Objective], **tensors: Tensor) -> list[Tensor]:
-    """Points and directions, by the names of their arguments, on one device and in the widest of their dtypes.
+def to_common_dtype(objectives: Mapping[str, Objective], **tensors: Tensor) -> list[Tensor]:
+    """Points and directions, by argument name, on the objectives' device and in the widest of their dtypes.
 
-    The sweep is in that dtype, and rounded to the network's where it is evaluated: a plane through networks in float32,
-    given in float64, so goes through them exactly.
+    Points are computed in that dtype and rounded to the network's when evaluated, so that a plane given in float64
+    passes exactly through networks in float32.
 
     Raises:
-        ValueError: one is of another size than the objectives'.
+        ValueError: the size of one differs from the objectives'.
     """
     first = next(iter(objectives.values()))
     for name, tensor in tensors.items():
@@ -65,7 +65,7 @@ def checked_coordinates(name: str, given: Any) -> np.ndarray:
 def checked_direction(
     name: str, direction: Tensor, theta: Tensor, unit: str, objectives: Mapping[str, Objective]
 ) -> float:
-    """The norm of the direction, which must be such that coordinates in ``unit`` mean what they say.
+    """The norm of the direction, after checking that coordinates along it can be in ``unit``.
 
     Raises:
         ValueError: a norm of zero, an unknown unit, or one that the direction does not have.

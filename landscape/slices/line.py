@@ -1,7 +1,7 @@
 """The loss along a line, a -> f(theta + a d), and along bands of random lines.
 
-What the derivatives at theta say of the line is f(theta) + a g'd + a^2/2 d'Hd. One random line says little about the
-others: a band of K tells their median and quantiles.
+The derivatives at theta predict f(theta) + a g'd + a^2/2 d'Hd along the line. One random line says little about the
+others: a band of K estimates their median and quantiles.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torch import Tensor
 
 from landscape.directions import random_direction
 from landscape.objective import Objective
-from landscape.objective.data.examples import Examples
+from landscape.objective.data.metrics import PerExampleMetrics
 from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new
 from landscape.results import Line, LineBand
-from landscape.slices.checks import checked_coordinates, checked_direction, in_common, named
+from landscape.slices.checks import checked_coordinates, checked_direction, named, to_common_dtype
 from landscape.slices.policies import recalibrates
-from landscape.slices.sweep import Index, Sweep, measure, single_or_dict
+from landscape.slices.sweep import Index, Sweep, measure_all, single_or_dict
 from landscape.sums import dot, norm
 
 __all__ = ["line", "line_band"]
@@ -54,10 +54,10 @@ def line(
         coordinates: the values of a, in ``unit``.
         unit: ``"direction"`` for multiples of d; ``"norm"`` for the displacement ||a d|| itself, with the sign of a;
             ``"filter"`` or ``"layer"`` for multiples of a d of that normalization, whose axis is then named by it.
-        derivatives: whether to find g'd and d'Hd at theta too, for one gradient and one Hessian-vector product. They
-            hold BatchNorm's statistics fixed, and so are not those of a line that gathers them at every point.
+        derivatives: whether to compute g'd and d'Hd at theta too, by one gradient and one Hessian-vector product. They
+            keep BatchNorm's statistics fixed, and so are not those of a line along which these are recalibrated.
         store: a folder (conventionally ``*.zarr``) that keeps each point once it is measured: a sweep that was
-            interrupted goes on from there, and several processes share it. Default: memory only.
+            interrupted is resumed from it, and several processes may share it. Default: memory only.
         progress: called as ``progress(points, "line")``; ``tqdm.tqdm`` fits.
 
     Returns:
@@ -77,7 +77,7 @@ def line(
     """
     start = time.perf_counter()
     objectives, a = named(objective), checked_coordinates("coordinates", coordinates)
-    theta, d = in_common(objectives, theta=theta, direction=direction)
+    theta, d = to_common_dtype(objectives, theta=theta, direction=direction)
     length = checked_direction("direction", d, theta, unit, objectives)
     if derivatives and (moving := [name for name, f in objectives.items() if recalibrates(f)]):
         raise ValueError(
@@ -85,16 +85,16 @@ def line(
             "statistics fixed: give derivatives=False, or objectives with batch_norm='frozen' or 'batch'"
         )
     scale = 1 / length if unit == "norm" else 1.0
-    there = torch.empty_like(theta)
+    point = torch.empty_like(theta)
 
-    def measure_at(index: Index) -> list[Examples]:
-        torch.add(theta, d, alpha=scale * float(a[index]), out=there)
-        return [measure(f, there) for f in objectives.values()]
+    def measure_at(index: Index) -> list[PerExampleMetrics]:
+        torch.add(theta, d, alpha=scale * float(a[index]), out=point)
+        return measure_all(objectives, point)
 
     sweep = Sweep(
         objectives,
         {"coordinates": a},
-        origin=[measure(f, theta) for f in objectives.values()],
+        origin=measure_all(objectives, theta),
         at_origin=a == 0,
         measure_at=measure_at,
         store=store,
@@ -141,9 +141,9 @@ def line_band(
         objective: f, or several by name, as for ``line``; all are measured along the same directions.
         theta: the origin, shape (n,).
         coordinates: the values of a, in multiples of each direction.
-        directions: K. The quantiles are of K losses: 16 tell the median and quartiles, not the 5 % tails.
+        directions: K. The quantiles are of K losses: 16 are enough for the median and quartiles, not for the 5 % tails.
         normalization: as for ``random_direction``: ``"filter"``, ``"layer"`` or ``"none"``.
-        generator: of the directions; to go on with a store, one of the same seed. Default: seeded by the operating
+        generator: of the directions; to resume a store, one of the same seed. Default: seeded by the operating
             system.
         store: as for ``line``.
         progress: called as ``progress(points, "band of lines")`` with K points for each coordinate.
@@ -156,11 +156,11 @@ def line_band(
     """
     start = time.perf_counter()
     objectives, a = named(objective), checked_coordinates("coordinates", coordinates)
-    (theta,) = in_common(objectives, theta=theta)
+    (theta,) = to_common_dtype(objectives, theta=theta)
     if directions < 1:
         raise ValueError(f"directions={directions}: give at least 1")
     first = next(iter(objectives.values()))
-    # a seed for each, so that one at a time is held, and each is the same in whatever order they are walked
+    # one seed each, so that only one direction is in memory, and each is the same in any order of the sweep
     seeds = torch.randint(2**62, (directions,), generator=generator_or_new(generator))
 
     def direction(k: int) -> Tensor:
@@ -168,20 +168,20 @@ def line_band(
         return random_direction(first, theta, normalization=normalization, generator=own).to(theta)
 
     norms = np.array([norm(direction(k)) for k in range(directions)])
-    there, held, d = torch.empty_like(theta), -1, theta
+    point, current, d = torch.empty_like(theta), -1, theta
 
-    def measure_at(index: Index) -> list[Examples]:
-        nonlocal held, d
+    def measure_at(index: Index) -> list[PerExampleMetrics]:
+        nonlocal current, d
         k, i = index
-        if k != held:
-            held, d = k, direction(k)
-        torch.add(theta, d, alpha=float(a[i]), out=there)
-        return [measure(f, there) for f in objectives.values()]
+        if k != current:
+            current, d = k, direction(k)
+        torch.add(theta, d, alpha=float(a[i]), out=point)
+        return measure_all(objectives, point)
 
     sweep = Sweep(
         objectives,
         {"direction": np.arange(directions), "coordinates": a},
-        origin=[measure(f, theta) for f in objectives.values()],
+        origin=measure_all(objectives, theta),
         at_origin=np.broadcast_to(a == 0, (directions, len(a))),
         measure_at=measure_at,
         store=store,

@@ -1,12 +1,11 @@
-"""The loss on the straight way between two ends a and b: t -> f((1 - t) a + t b).
+"""The loss on the straight line between two ends a and b: t -> f((1 - t) a + t b).
 
-Written so, t = 0 and t = 1 are the ends bit for bit, and t = 1/2 is their mean.
+In this form t = 0 and t = 1 give the ends bit for bit, and t = 1/2 their mean.
 
-What is between two networks depends on their buffers too. Where the ends are checkpoints, all their tensors are
-interpolated, the running statistics of BatchNorm with the others: the ends then are the networks that were saved.
-Linear interpolation does not give the statistics that a network between would gather, so it shows a barrier that
-recalibration takes away (Garipov et al. 2018 recalibrate at every point): ask the objective for
-``batch_norm="recalibrated"`` to have it done here.
+Networks between the ends depend on their buffers too. Where the ends are checkpoints, all tensors are interpolated, the
+running statistics of BatchNorm included, so that the ends are the networks that were saved. Interpolated statistics
+are not those that a network between the ends would gather, and show a barrier that recalibration removes (Garipov et
+al. 2018 recalibrate at every point): make the objective with ``batch_norm="recalibrated"`` to recalibrate here.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from torch import Tensor
 
 from landscape.checkpoints import Checkpoint
 from landscape.objective import ModelObjective, Objective
-from landscape.objective.data.examples import Examples
-from landscape.objective.tensors import fixed_tensors, move_to, state_of
+from landscape.objective.data.metrics import PerExampleMetrics
+from landscape.objective.tensors import checkpoint_of, fixed_tensors, move_to
 from landscape.progress import Progress, silent
 from landscape.results import Line
-from landscape.slices.checks import checked_coordinates, in_common, named
+from landscape.slices.checks import checked_coordinates, named, to_common_dtype
 from landscape.slices.policies import keeps_statistics
-from landscape.slices.sweep import Sweep, measure, single_or_dict
+from landscape.slices.sweep import Sweep, measure, measure_all, single_or_dict
 from landscape.sums import norm
 
 __all__ = ["path"]
@@ -114,16 +113,16 @@ def path(
 
 
 Ends = tuple[Tensor, Tensor]
-MeasureBetween = Callable[[float], list[Examples]]
+MeasureBetween = Callable[[float], list[PerExampleMetrics]]
 
 
 def _between_points(objectives: Mapping[str, Objective], a: Tensor, b: Tensor) -> tuple[Ends, MeasureBetween]:
-    first, last = in_common(objectives, a=a, b=b)
-    there = torch.empty_like(first)
+    first, last = to_common_dtype(objectives, a=a, b=b)
+    point = torch.empty_like(first)
 
-    def measure_between(t: float) -> list[Examples]:
-        torch.mul(first, 1 - t, out=there).add_(last, alpha=t)
-        return [measure(f, there) for f in objectives.values()]
+    def measure_between(t: float) -> list[PerExampleMetrics]:
+        torch.mul(first, 1 - t, out=point).add_(last, alpha=t)
+        return measure_all(objectives, point)
 
     return (first, last), measure_between
 
@@ -131,7 +130,7 @@ def _between_points(objectives: Mapping[str, Objective], a: Tensor, b: Tensor) -
 def _between_checkpoints(
     objectives: Mapping[str, Objective], a: Checkpoint, b: Checkpoint
 ) -> tuple[dict[str, Objective], Ends, MeasureBetween, bool]:
-    """The objectives at a, and whether buffers are mixed on the way."""
+    """The objectives at a, the two ends, the measurement at t, and whether buffers are interpolated."""
     networks = {name: f for name, f in objectives.items() if isinstance(f, ModelObjective)}
     if others := [name for name in objectives if name not in networks]:
         raise ValueError(f"a is a Checkpoint, but {others} of the objectives are no networks: give a and b as tensors")
@@ -143,21 +142,21 @@ def _between_checkpoints(
     if all(torch.equal(tensor, fixed_at_b[name]) for name, tensor in fixed.items()):
         return dict(at_a), *_between_points(at_a, *ends), False
 
-    # by the network's own names, whatever the files call them
-    mine, other = state_of(f, a.name), state_of(at_b, b.name)
+    # by the network's own names, which those in the files may differ from
+    state_a, state_b = checkpoint_of(f, a.name), checkpoint_of(at_b, b.name)
 
-    def measure_between(t: float) -> list[Examples]:
-        mixed = {name: _mixed(mine, other, name, t) for name in mine.tensors}
+    def measure_between(t: float) -> list[PerExampleMetrics]:
+        mixed = {name: _interpolated(state_a, state_b, name, t) for name in state_a.tensors}
         between = Checkpoint(f"{1 - t:g} {a.name} + {t:g} {b.name}", mixed)
         for network in at_a.values():
-            # mixed vectors of spectral normalisation are those of no matrix
+            # interpolated vectors of spectral normalisation are singular vectors of no matrix
             move_to(network, between, spectral=t not in (0, 1))
         return [measure(network, network.theta) for network in at_a.values()]
 
     return dict(at_a), ends, measure_between, True
 
 
-def _mixed(a: Checkpoint, b: Checkpoint, name: str, t: float) -> Any:
+def _interpolated(a: Checkpoint, b: Checkpoint, name: str, t: float) -> Any:
     if isinstance(a.tensors[name], Tensor) and a.tensors[name].is_floating_point():
         mixed = (1 - t) * a.tensors[name] + t * b.tensors[name]
         return mixed.clamp(min=0) if name.endswith("running_var") else mixed

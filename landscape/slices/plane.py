@@ -13,13 +13,13 @@ from torch import Tensor
 
 from landscape.directions.fingerprints import fingerprints
 from landscape.objective import Objective
-from landscape.objective.data.examples import Examples
+from landscape.objective.data.metrics import PerExampleMetrics
 from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new
 from landscape.results import Plane
 from landscape.slices.adaptive import refine
-from landscape.slices.checks import checked_coordinates, checked_direction, in_common, named
-from landscape.slices.sweep import Index, Sweep, measure, single_or_dict
+from landscape.slices.checks import checked_coordinates, checked_direction, named, to_common_dtype
+from landscape.slices.sweep import Index, Sweep, measure_all, single_or_dict
 from landscape.sums import dot
 
 __all__ = ["plane"]
@@ -58,8 +58,8 @@ def plane(
         b: coordinates along d2, likewise.
         unit: as for ``line``.
         tol: evaluate only where interpolation from coarser points misses by more than this share of the losses' range
-            (of any objective), as told in ``landscape.slices.adaptive``; 0.01 serves a picture. Default: everywhere.
-        held_out: with ``tol``, how many interpolated points are evaluated at the end, to tell how far off they are.
+            (of any objective), see ``landscape.slices.adaptive``; 0.01 serves a picture. Default: everywhere.
+        held_out: with ``tol``, how many interpolated points are evaluated at the end, to measure the error.
         generator: of the choice of those. Default: seeded by the operating system.
         store: as for ``line``; with ``tol`` it holds what was evaluated.
         progress: called as ``progress(points, "plane")``, with ``tol`` for each round of points; ``tqdm.tqdm`` fits.
@@ -84,7 +84,7 @@ def plane(
     start = time.perf_counter()
     objectives = named(objective)
     a, b = checked_coordinates("a", a), checked_coordinates("b", b)
-    theta, d1, d2 = in_common(objectives, theta=theta, direction_a=direction_a, direction_b=direction_b)
+    theta, d1, d2 = to_common_dtype(objectives, theta=theta, direction_a=direction_a, direction_b=direction_b)
     norms = [
         checked_direction("direction_a", d1, theta, unit, objectives),
         checked_direction("direction_b", d2, theta, unit, objectives),
@@ -98,26 +98,26 @@ def plane(
         raise ValueError(f"held_out={held_out}: give a number of points, 0 or more")
     for name, axis in (("a", a), ("b", b)) if tol is not None else ():
         if len(back := np.flatnonzero(np.diff(axis) <= 0)):
-            there, then = axis[back[0] : back[0] + 2]
+            first, second = axis[back[0] : back[0] + 2]
             raise ValueError(
-                f"{name} does not increase ({there:g} is followed by {then:g}): with tol, give increasing coordinates"
+                f"{name} does not increase ({first:g} is followed by {second:g}): with tol, give increasing coordinates"
             )
     scale_1, scale_2 = (1 / norm if unit == "norm" else 1.0 for norm in norms)
-    row, there, held = torch.empty_like(theta), torch.empty_like(theta), -1
+    row_start, point, current_row = torch.empty_like(theta), torch.empty_like(theta), -1
 
-    def measure_at(index: Index) -> list[Examples]:
-        nonlocal held
+    def measure_at(index: Index) -> list[PerExampleMetrics]:
+        nonlocal current_row
         i, j = index
-        if i != held:
-            torch.add(theta, d1, alpha=scale_1 * float(a[i]), out=row)
-            held = i
-        torch.add(row, d2, alpha=scale_2 * float(b[j]), out=there)
-        return [measure(f, there) for f in objectives.values()]
+        if i != current_row:
+            torch.add(theta, d1, alpha=scale_1 * float(a[i]), out=row_start)
+            current_row = i
+        torch.add(row_start, d2, alpha=scale_2 * float(b[j]), out=point)
+        return measure_all(objectives, point)
 
     sweep = Sweep(
         objectives,
         {"a": a, "b": b},
-        origin=[measure(f, theta) for f in objectives.values()],
+        origin=measure_all(objectives, theta),
         at_origin=(a == 0)[:, None] & (b == 0),
         measure_at=measure_at,
         store=store,

@@ -1,4 +1,4 @@
-"""What BatchNorm does on the way between networks, or away from one."""
+"""BatchNorm policies of objectives, on slices and between networks."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ F = TypeVar("F", bound=Objective)
 
 
 def batch_norm_of(objective: Objective) -> str:
-    """Its policy, for a record; "" for what is no network."""
+    """The objective's BatchNorm policy, as records store it; ``""`` if it is not a ModelObjective."""
     return objective.batch_norm if isinstance(objective, ModelObjective) else ""
 
 
 def recalibrates(objective: Objective) -> bool:
-    """Whether it has statistics, and recalibrates them at every point."""
+    """Whether it has running statistics and recalibrates them at every point."""
     return batch_norm_of(objective) == "recalibrated" and _has_statistics(objective)
 
 
 def keeps_statistics(objective: Objective) -> bool:
-    """Whether there are statistics that it does not gather, so that they are those of some network."""
+    """Whether it has running statistics and keeps them fixed."""
     return batch_norm_of(objective) == "frozen" and _has_statistics(objective)
 
 
 def recalibrated_between(objective: F) -> F | ModelObjective:
-    """The objective, or where it has frozen statistics the same with those gathered again at every point.
+    """The objective, with BatchNorm recalibrated at every point if its statistics are frozen.
 
-    Statistics, and the vectors of spectral normalisation, belong to the weights they were gathered at: between two
-    networks, those of either mean nothing.
+    Running statistics and the vectors of spectral normalisation are valid only for the weights they were computed at,
+    and for none between two networks.
     """
     if isinstance(objective, ModelObjective) and keeps_statistics(objective):
         return objective.recalibrated()

@@ -1,7 +1,7 @@
-"""What the points of a store depend on: it is gone on with by the same function along the same slice alone.
+"""What the points of a store depend on: a store is resumed only by the same function on the same slice.
 
-Tensors, and the settings of a loss of ``torch.nn``, go in by value. Code does not: what a network's forward or a loss
-of the user's does, the sweep sees by measuring one point of the store again.
+Tensors, and the settings of a loss of ``torch.nn``, are included by value. Code is not: a change in a network's forward
+or in a user's own loss is detected by ``Sweep``, which measures one stored point again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["signature"]
 def signature(
     objectives: Mapping[str, Objective], axes: Mapping[str, np.ndarray], others: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """As JSON-able values, by names that an error message can tell; tensors by their hash."""
+    """The signature as JSON-able values, by names for error messages; tensors are hashed."""
     kinds = {}
     for name, f in objectives.items():
         kinds[name] = [type(f).__name__, f.size, str(f.dtype)]

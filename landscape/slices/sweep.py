@@ -1,6 +1,6 @@
 """The sweep over a grid of points, at each of which the objectives are measured.
 
-Moving to a point is one addition into a vector that is kept, and one copy of it into the network's weights.
+Moving to a point takes one addition into a reused vector, and one copy of it into the network's weights.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from torch import Tensor
 
 from landscape.objective import ModelObjective, Objective
 from landscape.objective.contract import number
-from landscape.objective.data.examples import Examples
+from landscape.objective.data.metrics import PerExampleMetrics
 from landscape.progress import Progress
 from landscape.results import Cost
-from landscape.slices.checks import in_common, named
+from landscape.slices.checks import named, to_common_dtype
 from landscape.slices.policies import batch_norm_of
 from landscape.slices.signature import signature as signature_of
 from landscape.slices.table import Table
 
-__all__ = ["Index", "Sweep", "estimate_seconds", "measure", "single_or_dict"]
+__all__ = ["Index", "Sweep", "estimate_seconds", "measure", "measure_all", "single_or_dict"]
 
 Index = tuple[int, ...]
 R = TypeVar("R")
@@ -50,8 +50,8 @@ class Sweep:
         origin: what was found of each objective at theta.
         at_origin: of the grid's shape: which points are theta itself, and need no evaluation.
         measure_at: measures all objectives at a point of the grid.
-        store: where to keep them, as ``landscape.slices.table`` tells. Default: nowhere.
-        signature: what decides where the points are; tensors go in by their hash.
+        store: a folder for them, in the format of ``landscape.slices.table``. Default: memory only.
+        signature: what determines the points; tensors are hashed.
 
     Raises:
         ValueError: the store is of another slice or function, or of something else.
@@ -62,9 +62,9 @@ class Sweep:
         objectives: Mapping[str, Objective],
         axes: Mapping[str, np.ndarray],
         *,
-        origin: list[Examples],
+        origin: list[PerExampleMetrics],
         at_origin: np.ndarray,
-        measure_at: Callable[[Index], list[Examples]],
+        measure_at: Callable[[Index], list[PerExampleMetrics]],
         store: str | Path | None,
         signature: Mapping[str, Any],
     ) -> None:
@@ -83,10 +83,14 @@ class Sweep:
             origin=[found.metrics["loss"] for found in origin],
             eps=max(torch.finfo(f.dtype).eps for f in objectives.values()),
         )
-        self._measure_again()
+        self._check_stored_point()
 
-    def _measure_again(self) -> None:
-        """Refuse a store of a function that is the same at theta and in all that is hashed, and another elsewhere."""
+    def _check_stored_point(self) -> None:
+        """Measure one stored point again: neither f(theta) nor the signature sees a change of the user's code.
+
+        Raises:
+            ValueError: the losses differ from the stored ones.
+        """
         elsewhere = (index for index in self.table.stored() if not self._at_origin[index])
         if (index := next(elsewhere, None)) is not None and self.table.has(index):
             found = [each.metrics["loss"] for each in self._measure_at(index)]
@@ -99,7 +103,7 @@ class Sweep:
         return np.array([*_QUANTITIES.values(), *[(0, 1)] * self._classes]).T
 
     def visit(self, points: Iterable[Index], progress: Progress, description: str) -> None:
-        """Measure at all points where it was not done yet."""
+        """Measure at all points that are not yet in the table."""
         order = _shuffled(points) if self._shared else list(points)
         for index in progress(order, description):
             if not self.table.has(index):
@@ -108,7 +112,7 @@ class Sweep:
                 self.table.put(index, np.stack(list(map(self._quantities, found, self.origin))))
 
     def fields(self, name: str) -> dict[str, Any]:
-        """Of the record of one objective: what was measured, each of the grid's shape, and f(theta)."""
+        """Fields of one objective's record: the measured quantities, each of the grid's shape, and f(theta)."""
         k = self.names.index(name)
         values = self.table.values[k]
         return {
@@ -121,10 +125,10 @@ class Sweep:
         }
 
     def cost(self, start: float, **others: int) -> Cost:
-        """Of one objective: what this sweep evaluated itself, since ``start``."""
+        """The cost per objective: evaluations made by this sweep, and the seconds since ``start``."""
         return Cost(values=self.evaluations, seconds=time.perf_counter() - start, **others)
 
-    def _quantities(self, found: Examples, origin: Examples) -> np.ndarray:
+    def _quantities(self, found: PerExampleMetrics, origin: PerExampleMetrics) -> np.ndarray:
         loss, accuracy = found.metrics["loss"], found.metrics.get("accuracy", np.nan)
         classes = np.full(self._classes, np.nan)
         classes[: len(found.class_accuracy)] = found.class_accuracy
@@ -136,14 +140,21 @@ def single_or_dict(objective: Objective | Mapping[str, Objective], results: dict
     return results if isinstance(objective, Mapping) else next(iter(results.values()))
 
 
-def measure(objective: Objective, theta: Tensor) -> Examples:
-    """f and all that is known of its examples at theta."""
+def measure(objective: Objective, theta: Tensor) -> PerExampleMetrics:
+    """The metrics of an objective at theta, and its per-example losses where it has examples."""
     if isinstance(objective, ModelObjective):
         return objective.per_example(theta)
-    # others may keep theta, but the sweep goes on in the same vector
+    # a copy: an objective may store theta, and the sweep overwrites this vector
     value = number(objective.value(theta.to(objective.dtype, copy=True)))
     nothing = np.empty(0)
-    return Examples({"loss": value}, loss=np.array([value]), counts=np.ones(1), right=nothing, class_accuracy=nothing)
+    return PerExampleMetrics(
+        {"loss": value}, loss=np.array([value]), counts=np.ones(1), right=nothing, class_accuracy=nothing
+    )
+
+
+def measure_all(objectives: Mapping[str, Objective], theta: Tensor) -> list[PerExampleMetrics]:
+    """``measure`` of each objective at theta, in their order."""
+    return [measure(f, theta) for f in objectives.values()]
 
 
 def estimate_seconds(objective: Objective | Mapping[str, Objective], theta: Tensor, points: int) -> float:
@@ -166,21 +177,18 @@ def estimate_seconds(objective: Objective | Mapping[str, Objective], theta: Tens
     """
     if points < 0:
         raise ValueError(f"points={points}: give a number of points, 0 or more")
-    of_name = named(objective)
-    (theta,) = in_common(of_name, theta=theta)
-    objectives = of_name.values()
-    for f in objectives:  # the first evaluation allocates
-        measure(f, theta)
+    objectives = named(objective)
+    (theta,) = to_common_dtype(objectives, theta=theta)
+    measure_all(objectives, theta)  # the first evaluation allocates
     start = time.perf_counter()
-    for f in objectives:
-        measure(f, theta + 1e-3)  # elsewhere, so that the weights move and BatchNorm is calibrated
+    measure_all(objectives, theta + 1e-3)  # another point, so that the weights move and BatchNorm is calibrated
     return points * (time.perf_counter() - start)
 
 
 def _shuffled(points: Iterable[Index]) -> list[Index]:
-    """Row by row, both in random order, so that processes that share a store seldom meet.
+    """Rows in random order, and the points within each, so that processes that share a store rarely collide.
 
-    The order decides nothing but who measures what; hence the operating system's randomness, and no generator.
+    The order affects only which process measures which point, so it uses the operating system's randomness.
     """
     chance = random.SystemRandom()
     rows = [list(row) for _, row in groupby(sorted(points), key=lambda index: index[:-1])]

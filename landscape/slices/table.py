@@ -1,10 +1,10 @@
 """What was measured at the points of a grid: in memory, and on disk where a path is given.
 
 On disk it is a Zarr group of format 2 with one array ``measured`` (objective, ..., quantity), whose chunks hold one
-point of the grid each. A chunk is written beside its place and renamed into it, so that it is there whole or not at
-all; a point is done when its chunk is there. Hence a killed process loses the point it was at, and several processes
-fill one table without locks: each takes points that are not there yet. A point that two take at once is measured
-twice, to the same result. ``xarray.open_zarr`` reads a table at any time, with NaN where nothing was measured yet.
+point of the grid each. A chunk is written to a temporary file and renamed, so that it exists whole or not at all; a
+point is done when its chunk exists. Hence a killed process loses only the point it was measuring, and several processes
+fill one table without locks: each takes points that are missing. A point taken by two at the same time is measured
+twice, with the same result. ``xarray.open_zarr`` reads a table at any time, with NaN where nothing was measured yet.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Table:
         quantities: what is measured of every objective at every point.
         path: of the store, made if missing. Default: none.
         signature: what the measurements depend on, as JSON-able values.
-        origin: f(theta) of each objective, which must be the same for a store that is gone on with.
+        origin: f(theta) of each objective, which must agree with that of a store that is resumed.
         eps: of the coarsest dtype that an objective calculates in.
 
     Attributes:
@@ -70,7 +70,7 @@ class Table:
             _check(self._path, wanted, eps)
 
     def has(self, index: tuple[int, ...]) -> bool:
-        """Whether the point was measured, by whatever process; ``values`` then holds it."""
+        """Whether the point was measured, by any process; ``values`` then contains it."""
         if not self._known[index] and self._path is not None:
             with suppress(FileNotFoundError):
                 self._keep(index, np.fromfile(self._chunk(self._path, index), dtype="<f8"))
@@ -82,7 +82,7 @@ class Table:
         return [tuple(map(int, name.split(".")[1:-1])) for name in names if not name.startswith(".")]
 
     def check(self, index: tuple[int, ...], losses: list[float]) -> None:
-        """Refuse a table whose losses at a point are others than those found there now."""
+        """Raise ValueError if the stored losses at a point differ from ``losses``, measured again."""
         loss: tuple[Any, ...] = (slice(None), *index, 0)
         for kept, found in zip(self.values[loss].tolist(), losses, strict=True):
             if not _same_losses([kept], [found], self._eps):
@@ -116,7 +116,7 @@ def _empty(path: Path) -> bool:
 
 
 def _create(path: Path, coordinates: Mapping[str, np.ndarray], signature: Mapping[str, Any]) -> None:
-    """An empty table, put in its place whole; where another process was faster, its table stays."""
+    """Create an empty table atomically; if another process was faster, its table is kept."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as folder:
         partial = Path(folder) / "table"

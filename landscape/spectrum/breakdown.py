@@ -5,7 +5,7 @@ whole's, and the blocks' traces sum to the whole's.
 
 The data are a sample. What another sample of N examples would give differs by about s / sqrt(B), with s the standard
 deviation over B disjoint parts of N / B examples each: to first order every such number is a mean over examples. The
-largest eigenvalue is, besides, larger on smaller samples (it is convex in H), by what the parts' mean exceeds it.
+largest eigenvalue is also biased upwards on smaller samples (it is convex in H): the parts' mean exceeds it.
 """
 
 from __future__ import annotations
@@ -96,16 +96,16 @@ class OverData:
 
     @property
     def lambda_max_stderr(self) -> float:
-        """Of the largest eigenvalue on all the data, for the data being a sample."""
+        """Standard error of the largest eigenvalue on all the data, as a sample."""
         return float(standard_error(self.lambda_max))
 
     @property
     def trace_stderr(self) -> float:
-        """Of the trace on all the data, likewise, with what few probes add: they see other parts of other Hessians."""
+        """Standard error of the trace on all the data, as a sample; it includes the error of the probes."""
         return float(standard_error(self.trace))
 
     def density_stderr(self, grid: np.ndarray, width: float) -> np.ndarray:
-        """Of the smoothed density on all the data, at each point of ``grid``, likewise."""
+        """Standard error of the smoothed density on all the data, at each point of ``grid``."""
         return standard_error(np.stack([density.density(grid, width) for density in self.densities]).T)
 
 
@@ -118,7 +118,7 @@ def spectrum_over_data(
     generator: torch.Generator | None = None,
     progress: Progress = silent,
 ) -> OverData:
-    """How much the spectrum varies for the data being a sample, at the cost of one pass of each over all parts.
+    """How much the spectrum varies with the sample of the data, from disjoint parts of it.
 
     Args:
         objective: over all the data.

@@ -1,21 +1,21 @@
-"""Our top eigenvalues and trace of a network's Hessian beside those of PyHessian (Yao et al. 2020).
+"""Comparison of the top eigenvalues and the trace of a network's Hessian with those of PyHessian (Yao et al. 2020).
 
 Both get the same network, loss, data and theta. Nothing else is shared: PyHessian's eigenvalues come from power
-iteration with deflation, ours from Lanczos; both traces are Hutchinson's, from probes drawn apart. Four of
-PyHessian's ways are allowed for:
+iteration with deflation, ours from Lanczos; both traces are Hutchinson's, from independent probes. Four properties of
+PyHessian are taken into account:
 
-- It keeps the gradient's graph for a single batch only, and builds it anew for every product where the data come in
-  several. So it gets all of them as one.
-- It takes whatever second derivatives torch's kernels give. It runs on those that have right ones, as ours does
-  (``landscape.objective.evaluation.kernels``): the fused weight normalisation's are wrong, fused attention and cuDNN's
-  recurrent layers have none.
+- It keeps the gradient's graph for a single batch only, and rebuilds it for every product if there are several. So it
+  is given all data as one batch.
+- It does not check the second derivatives of torch's kernels. As ours, it is run on kernels that have correct ones
+  (``landscape.objective.evaluation.kernels``): those of the fused weight normalisation are wrong, and fused attention
+  and cuDNN's recurrent layers have none.
 - Its power iteration stops when two successive estimates differ by less than ``tol``, its default being 1e-3, which
-  bounds no error. It is run to 1e-6 here, and then held to 1e-3. Where two eigenvalues are nearly of the same
-  magnitude, it may still stop between them.
+  bounds no error. Here it is run to 1e-6, and an agreement to 1e-3 is required. Between two eigenvalues of nearly the
+  same magnitude it may still stop too early.
 - Its trace stops early as well, and after two samples where the trace is negative; here it never does.
 
-PyHessian's spectral density is not compared, since it fails: it calls ``torch.eig``, which PyTorch no longer has. The
-same products make its eigenvalues and its trace, which stand for it.
+PyHessian's spectral density is not compared, since it fails: it calls ``torch.eig``, which PyTorch no longer has. It
+uses the same products as its eigenvalues and its trace.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _ERRORS = 3.0  # combined standard errors: two right traces differ by more once 
 
 @dataclass(frozen=True)
 class Agreement:
-    """One number, found twice."""
+    """One quantity, computed by both."""
 
     quantity: str
     ours: float
@@ -147,7 +147,7 @@ def cross_check(
     generator = generator_or_new(generator)
     hessian = Hessian(objective)
     pairs = eigenpairs(hessian, k, tol=_OUR_TOL, generator=generator)
-    # of one step, a probe's Gauss rule is v'Hv: no product is spent on more than the trace
+    # with one step a probe's Gauss rule is v'Hv, so that no product is spent on more than the trace
     density = spectral_density(hessian, steps=1, probes=trace_products, generator=generator)
     our_trace, our_error = density.trace()
 
@@ -156,7 +156,7 @@ def cross_check(
         start = time.perf_counter()
         theirs = _theirs(objective, network, inputs, targets)
         values, _ = theirs.eigenvalues(maxIter=_THEIR_ITERATIONS, tol=_THEIR_TOL, top_n=k)
-        between = time.perf_counter()
+        trace_start = time.perf_counter()
         # never stop early: |change| / trace is below -inf for no trace, and below any other tol for a negative one
         samples = np.array(theirs.trace(maxIter=trace_products, tol=-math.inf))
         end = time.perf_counter()
@@ -168,21 +168,21 @@ def cross_check(
         allowed = _ALLOWED * abs(their_value) + float(pairs.residuals[i])
         agree = bool(pairs.converged[i]) and abs(our_value - their_value) <= allowed
         rows.append(Agreement(f"eigenvalue {i + 1}", our_value, their_value, allowed, agree))
-    # rounding is all there is where every probe sees the same, as for a multiple of the identity
+    # if all probes give the same, as for a multiple of the identity, the difference is rounding alone
     rounding = torch.finfo(objective.dtype).eps ** 0.5 * abs(their_trace)
     allowed = _ERRORS * math.hypot(our_error, their_error) + rounding
     rows.append(Agreement("trace", our_trace, their_trace, allowed, abs(our_trace - their_trace) <= allowed))
     return CrossCheck(
         rows=tuple(rows),
-        eigenvalue_seconds=(pairs.cost.seconds, between - start),
-        trace_seconds=(density.cost.seconds, end - between),
+        eigenvalue_seconds=(pairs.cost.seconds, trace_start - start),
+        trace_seconds=(density.cost.seconds, end - trace_start),
         trace_errors=(our_error, their_error),
         trace_products=trace_products,
     )
 
 
 def _one_batch(objective: ModelObjective) -> tuple[Tensor, Tensor]:
-    """All inputs and all targets, of an objective that PyHessian can do."""
+    """All inputs and all targets as one batch; ValueError or TypeError if PyHessian does not support the objective."""
     if not isinstance(objective, ModelObjective):
         raise TypeError(
             f"objective is a {type(objective).__name__}: give a ModelObjective, since PyHessian needs a network"
@@ -225,7 +225,7 @@ class _Network(nn.Module):
 
 
 def _theirs(objective: ModelObjective, lent: nn.Module, inputs: Tensor, targets: Tensor) -> Any:
-    """A ``pyhessian.hessian`` of f, whose gradient's graph holds all the data."""
+    """A ``pyhessian.hessian`` of f over all the data as one batch."""
     network = _Network(objective, lent, targets)
     weights = [p for p in network.parameters() if p.requires_grad]
     loss: Callable[..., Tensor] = objective._evaluation.loss  # type: ignore[assignment]  # ours; _one_batch knows it is not None

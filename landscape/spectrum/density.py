@@ -48,12 +48,12 @@ def spectral_density(
         probes: independent random starting vectors; their spread gives the standard errors.
         deflate: eigenpairs to count exactly where they are converged; probes then are orthogonal to
             them. A few outliers carry most of the spread over probes, so this makes errors far smaller.
-        low_memory: hold three vectors of shape (n,) in place of ``steps``, the product among them. Nodes then repeat
-            (ghosts), and the rule is as good. On top, either way: those that are deflated, and two or three while a
-            probe is drawn or a product made.
+        low_memory: keep three vectors of shape (n,) instead of ``steps``, the product included. Nodes then repeat
+            (ghosts), and the rule is as accurate. Either way the deflated eigenvectors are kept besides, and two or
+            three vectors while a probe is drawn or a product computed.
         runs: a folder that keeps each probe's run, with its basis. A call with the same operator, deflation and
-            generator goes on from there: after a kill, or with more steps or more probes. That the operator is the
-            same takes a product for each of these probes, which the result does not count.
+            generator continues from it: after a kill, or with more steps or more probes. To check that the operator is
+            the same takes one product for each of these probes, which the result does not count.
         generator: of the probes. Default: seeded by the operating system.
         progress: called as ``progress(range(probes), description)``; ``tqdm.tqdm`` fits.
 
@@ -88,7 +88,7 @@ def spectral_density(
     low, high, products = np.inf, -np.inf, 0
     for i in progress(range(probes), "spectral density"):
         file = None if runs is None else Path(runs) / f"probe_{i:04d}.pt"
-        # the probe and its run are nobody's but the callee's, so that they are gone before the next is drawn
+        # no reference to the probe or its run is kept here, so that both are freed before the next is drawn
         ritz, first, beta, spent = _rule(
             rest,
             rest.project(unit(operator.size, generator, operator.dtype, operator.device)),
@@ -115,11 +115,11 @@ def spectral_density(
 def _rule(
     operator: LinearOperator, probe: Tensor, steps: int, low_memory: bool, file: Path | None
 ) -> tuple[np.ndarray, np.ndarray, float, int]:
-    """Ritz values, their first components, the last beta, and the products that it took.
+    """Ritz values, first components of their eigenvectors, the last beta, and the number of products.
 
-    A run that its file holds goes on from there.
+    A run stored in ``file`` is continued.
     """
-    mark = probe[:8].cpu().clone()  # what tells one probe from another
+    mark = probe[:8].cpu().clone()  # identifies the probe
     if file is not None and file.exists():
         state = torch.load(file, weights_only=True)
         if state["low_memory"] != low_memory or not torch.equal(state["mark"], mark):

@@ -1,11 +1,11 @@
-"""Extreme eigenpairs by one Lanczos run, restarted thickly where its basis would outgrow the memory.
+"""Extreme eigenpairs by one Lanczos run, with thick restarts when the basis is full.
 
 For a Ritz pair (theta, y = Q's) the residual ||H y - theta y|| is known from the recurrence, up to rounding (Parlett
 1998), so it costs no product. An eigenvalue of H lies within the residual r of theta. Where no other one is nearer than
 a gap g, it is nearer still, within r^2 / g (Kato 1949; Temple 1928).
 
-A run from one vector sees one copy of a multiple eigenvalue. When all wanted pairs have converged, the run starts anew
-from a random vector orthogonal to them, until nothing more extreme turns up.
+A run from one vector finds one copy of a multiple eigenvalue. When all wanted pairs have converged, the run restarts
+from a random vector orthogonal to them, until no more extreme eigenvalue is found.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ def eigenpairs(
 ) -> Eigenpairs:
     """k extreme eigenpairs of a symmetric operator, each with its residual.
 
-    Residuals come from the recurrence, without a product of their own, and are never told to be below rounding. A
+    Residuals come from the recurrence, without further products, and are never reported below rounding. A
     converged eigenvalue is within ``tol * |lambda_max|`` of an eigenvalue of the operator (within ``tol`` of its own
-    magnitude, if ``relative_to="own"``), and by far nearer where it is well separated (the error is then quadratic in
-    the residual). A pair whose residual is down to rounding is worked on no further, and has not converged if rounding
-    is more than ``tol`` asks for.
+    magnitude, if ``relative_to="own"``), and far nearer where it is well separated (the error is then quadratic in
+    the residual). A pair whose residual is at rounding level is not improved further, and has not converged if rounding
+    exceeds what ``tol`` asks for.
 
     Args:
         operator: anything that ``as_operator`` takes; n is its size.
@@ -71,12 +71,12 @@ def eigenpairs(
         max_products: products at most. Pairs that are not done by then come with ``converged`` False.
             Default: 300, or 3 k where that is more.
         max_basis: vectors of shape (n,) in the basis at most, at least k + 2. Default: what fits in 1 GiB, and at least
-            2 k + 20. With fewer, the run restarts, and takes more products. Some five more are held beside it, one for
-            each new start for copies, and in the end the k of the result.
+            2 k + 20. With fewer, the run restarts, and takes more products. Some five more are needed besides, one for
+            each restart for copies, and the k of the result.
         start: vectors (n,) or (n, j) near the ones wanted, such as the ``vectors`` found at an earlier checkpoint.
             Default: random.
-        resume: a file that keeps the run's state between looks, every few products. Where it exists, the run goes on
-            from it, to the same result bit for bit; it is removed at the end. That the operator is the same takes one
+        resume: a file for the run's state, written every few products. If it exists, the run continues from it, to
+            the same result bit for bit; it is removed at the end. That the operator is the same takes one
             product, which the result does not count.
         generator: of the starting vector. Default: seeded by the operating system.
         progress: called as ``progress(iterable, description)``; ``tqdm.tqdm`` fits. It most often ends early.
@@ -118,7 +118,7 @@ def eigenpairs(
     saved = search.run.products
     for _ in progress(itertools.count(), "eigenpairs"):
         search.extend(max_products)
-        if search.settled(max_products, generator):
+        if search.finished(max_products, generator):
             break
         if resume is not None and search.run.products >= saved + _SAVE_EVERY:
             search.save(resume, settings, generator)
@@ -127,7 +127,7 @@ def eigenpairs(
         Path(resume).unlink(missing_ok=True)
     values, s, residuals, converged, _ = search.wanted()
     vectors = search.run.combine(s)
-    for y in vectors.T:  # one by one, so that no second set of them is made
+    for y in vectors.T:  # one by one and in place, without a second copy of all
         y /= norm(y)
         y *= y[y.abs().argmax()].sign()
     return Eigenpairs(
@@ -142,10 +142,10 @@ def eigenpairs(
 
 
 class _Search:
-    """A Lanczos run, and what is known so far of the pairs wanted."""
+    """A Lanczos run and the state of the search for the wanted pairs."""
 
     run: Lanczos
-    room: int  # vectors that the basis may hold
+    room: int  # vectors at most in the basis
 
     def __init__(
         self,
@@ -158,25 +158,25 @@ class _Search:
     ) -> None:
         self._operator, self._k, self._order = operator, k, order
         self._tol, self._own_scale, self._copies = tol, own_scale, copies
-        self._found: Tensor | None = None  # the values wanted when the run last started anew
-        self._since = 0  # products since then
+        self._values_at_restart: Tensor | None = None  # the wanted values at the last restart for copies
+        self._since_restart = 0  # products since then
 
     def extend(self, max_products: int) -> None:
         """Do some steps, after a restart where the basis is full."""
         if self.run.steps >= self.room and not self.run.invariant:
             values, s = self.run.ritz()
-            # beside the wanted pairs, the next ones: they speed up what follows
+            # the next pairs besides the wanted ones speed up convergence
             keep = min(self._k + (self.room - self._k) // 2, self.room - 1)
             best = self._order(values, keep)
             self.run.compress(values[best], s[:, best])
         before = self.run.products
-        # a look at the residuals costs an eigh of T, a product as a rule far more: few steps are wasted either way
+        # residuals cost an eigh of T, usually far less than a product: few steps are wasted either way
         steps = 1 + self.run.steps // 20
         self.run.extend(min(steps, self.room - self.run.steps, max_products - self.run.products))
-        self._since += self.run.products - before
+        self._since_restart += self.run.products - before
 
-    def settled(self, max_products: int, generator: torch.Generator) -> bool:
-        """Whether the search is over; where only copies may be missing, it starts anew."""
+    def finished(self, max_products: int, generator: torch.Generator) -> bool:
+        """Whether the search is over; if only copies may be missing, the run is restarted."""
         values, s, residuals, _, final = self.wanted()
         if self.run.products >= max_products or self.run.steps == self._operator.size:
             return True
@@ -189,11 +189,11 @@ class _Search:
             # a heuristic: so many steps from a random vector show an eigenvalue that stands out, since the error of
             # the most extreme Ritz value falls exponentially (Kuczynski & Wozniakowski 1992)
             enough = math.ceil(math.log(self._operator.size)) + 5
-            if done and (self.run.invariant or self._since >= enough):
+            if done and (self.run.invariant or self._since_restart >= enough):
                 return True
             if not self.run.invariant:
                 return False
-        self._found, self._since = values, 0
+        self._values_at_restart, self._since_restart = values, 0
         if not self.run.invariant:
             self.run.lock(values, s, generator)
         else:
@@ -203,9 +203,9 @@ class _Search:
         return False
 
     def wanted(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Ritz values (k,), their coordinates (m, k), residuals, which have converged and which are final.
+        """Ritz values (k,), their coordinates (m, k), residuals, and masks of those converged and those final.
 
-        Fewer where m < k. Those at rounding are final as well.
+        Fewer if m < k. Final are those converged, and those with residuals at rounding level.
         """
         ritz, s = self.run.ritz()
         best = self._order(ritz, self._k)
@@ -217,17 +217,18 @@ class _Search:
         return ritz[best], s[:, best], residuals, converged, converged | (residuals <= floor)
 
     def _changed(self, values: Tensor, residuals: Tensor) -> bool:
-        """Whether others are wanted than when the run last started anew, by more than is known of them."""
-        if self._found is None or len(self._found) != len(values):
+        """Whether the wanted values differ from those at the last restart, by more than their residuals and ``tol``."""
+        known = self._values_at_restart
+        if known is None or len(known) != len(values):
             return True
-        return bool((values - self._found).abs().max() > max(self._tol * values.abs().max(), residuals.max()))
+        return bool((values - known).abs().max() > max(self._tol * values.abs().max(), residuals.max()))
 
     def save(self, path: str | Path, settings: dict[str, Any], generator: torch.Generator) -> None:
         """Write the state, whole or not at all."""
         state = {
             "settings": settings,
             "run": self.run.state(),
-            "search": (self._found, self._since),
+            "search": (self._values_at_restart, self._since_restart),
             "generator": generator.get_state(),
         }
         torch.save(state, f"{path}.part")
@@ -243,7 +244,7 @@ class _Search:
         top = int(values.abs().argmax())
         vector = self.run.combine(s[:, top : top + 1])[:, 0]
         check_same(self._operator, vector, float(values[top]), f"resume={str(path)!r}")
-        self._found, self._since = state["search"]
+        self._values_at_restart, self._since_restart = state["search"]
         generator.set_state(state["generator"])
 
 
@@ -263,7 +264,7 @@ def _start(start: Tensor | None, operator: LinearOperator, generator: torch.Gene
     if start.shape[0] != operator.size or start.dim() > 2:
         raise ValueError(f"start has shape {tuple(start.shape)}: give vectors of shape (n, j) with n={operator.size}")
     known = start.to(random).reshape(operator.size, -1).sum(1)
-    # some of a random vector, so that what the known ones lack is found too
+    # a share of a random vector, so that pairs outside the span of the known ones are found too
     return known / norm(known) + 0.1 * random
 
 

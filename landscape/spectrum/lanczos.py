@@ -7,15 +7,15 @@ With the rows of Q (m, n) as basis vectors, one product with H adds a row:
 Orthogonality is kept by orthogonalising each new vector twice against all of Q, by two matrix-vector products each
 time ("twice is enough", Giraud, Langou, Rozloznik & van den Eshof 2005). Sums over n are those of ``landscape.sums``.
 
-To bound memory, :meth:`Lanczos.compress` replaces Q by some of its Ritz vectors and goes on (thick restart, Wu & Simon
-2000): T is then their values on the diagonal, bordered by their couplings to the next vector. :meth:`Lanczos.lock`
-keeps Ritz vectors and starts anew in their complement, where further copies of multiple eigenvalues live. What they
-lack to eigenvectors is kept as well: with F (l, n) the next vectors that were dropped so, less what the basis has taken
-in of them since, and c the coupling to the present next vector q,
+To bound memory, :meth:`Lanczos.compress` replaces Q by some of its Ritz vectors and continues (thick restart, Wu &
+Simon 2000): T is then their values on the diagonal, bordered by their couplings to the next vector.
+:meth:`Lanczos.lock` keeps Ritz vectors and restarts in their complement, which contains further copies of multiple
+eigenvalues. Their residuals are kept as well: with F (l, n) the next vectors that were dropped, orthogonalised against
+the basis vectors added since, and c the coupling to the present next vector q,
 
     H Q' = Q' T + F' G + q c',
 
-exactly, so that T is the projection after locking too, and residuals can be told.
+exactly, so that T is the projection after locking too, and residuals can be computed.
 
 :class:`Recurrence` does the same without a basis, in three vectors. Orthogonality is then lost, and copies of
 converged eigenvalues appear as "ghosts"; the quadrature rule stays accurate (Greenbaum 1989), so a density may use it.
@@ -44,9 +44,9 @@ class Lanczos:
     Attributes:
         steps: m, the vectors of the basis.
         products: products with H spent.
-        beta: the norm of what the next vector starts from.
+        beta: the norm of the next vector before normalisation.
         invariant: True once the space is closed under H (a breakdown), but for what locking dropped: beta is then zero
-            to rounding, and only :meth:`restart` can go on.
+            to rounding, and only :meth:`restart` can continue.
 
     Example:
         >>> from landscape.operators import Dense
@@ -57,7 +57,7 @@ class Lanczos:
     """
 
     def __init__(self, operator: LinearOperator, start: Tensor, *, room: int = 0) -> None:
-        """Begin at ``start`` (n,), which is normalised, with ``room`` for so many vectors: growing holds Q twice."""
+        """Start at ``start`` (n,), which is normalised; reserve ``room`` vectors, since growing needs Q twice."""
         self.operator = operator
         self.steps = 0
         self.products = 0
@@ -79,7 +79,7 @@ class Lanczos:
 
     @property
     def projection(self) -> Tensor:
-        """T, shape (m, m), float64 on the CPU: tridiagonal but for what compressing and restarting did."""
+        """T, shape (m, m), float64 on the CPU: tridiagonal unless compressed or restarted."""
         return self._t[: self.steps, : self.steps]
 
     def extend(self, steps: int) -> None:
@@ -95,9 +95,9 @@ class Lanczos:
             self._step()
 
     def restart(self, generator: torch.Generator) -> None:
-        """Go on from a random vector orthogonal to the basis, which counts as invariant.
+        """Continue from a random vector orthogonal to the basis, which counts as invariant.
 
-        T then falls into blocks, and H's multiple eigenvalues show as eigenvalues of several blocks.
+        T then is block diagonal, and H's multiple eigenvalues show as eigenvalues of several blocks.
         Does nothing when the basis spans the whole space.
         """
         if self.steps < self.operator.size:
@@ -108,7 +108,7 @@ class Lanczos:
             self.invariant = False
 
     def compress(self, values: Tensor, vectors: Tensor) -> None:
-        """Keep only some Ritz pairs as the basis, and go on from where the run stands.
+        """Keep only some Ritz pairs as the basis, and continue with the present next vector.
 
         Args:
             values: of :meth:`ritz`, those to keep (p,).
@@ -124,9 +124,9 @@ class Lanczos:
         self._shares = self._shares @ vectors
 
     def lock(self, values: Tensor, vectors: Tensor, generator: torch.Generator) -> None:
-        """Keep some converged Ritz pairs as the basis, and start anew in their orthogonal complement.
+        """Keep some converged Ritz pairs as the basis, and restart in their orthogonal complement.
 
-        One more vector (n,) is held from then on, of what they lack to eigenvectors.
+        One more vector (n,) is kept from then on, for their residuals.
         """
         self.compress(values, vectors)
         self._dropped = torch.cat([self._dropped, self._next[None]])
@@ -168,7 +168,7 @@ class Lanczos:
 
     @classmethod
     def resume(cls, operator: LinearOperator, state: dict[str, Any], *, room: int = 0) -> Lanczos:
-        """A run that goes on where ``state`` was taken, with the same numbers to the last bit."""
+        """A run that continues from ``state``, bit for bit as the saved one would have."""
         run = cls(operator, state["_next"], room=max(room, state["steps"]))
         for name in cls._STATE:
             setattr(run, name, state[name])
@@ -182,12 +182,12 @@ class Lanczos:
 
     def _step(self) -> None:
         q, j = self._next, self.steps
-        along = against(self._dropped, q).cpu()
-        for dropped, share in zip(self._dropped, along.tolist(), strict=True):
+        overlaps = against(self._dropped, q).cpu()
+        for dropped, share in zip(self._dropped, overlaps.tolist(), strict=True):
             dropped -= share * q
         self._rows[j] = q
-        self._t[:j, j] = self._t[j, :j] = self._coupling + along @ self._shares
-        # the new vector's own residual is all in the next one
+        self._t[:j, j] = self._t[j, :j] = self._coupling + overlaps @ self._shares
+        # the residual of the new vector is entirely along the next one
         self._shares = torch.nn.functional.pad(self._shares, (0, 1))
         w = self.operator.matvec(q)
         self.products += 1
@@ -219,16 +219,16 @@ class Lanczos:
 
 
 class Recurrence:
-    """The same recurrence without a basis, for quadrature alone: three vectors in all.
+    """The recurrence without a basis, for quadrature only; it needs three vectors.
 
     Attributes:
         steps: m, the steps done; each cost one product.
-        beta: the norm of what the next vector starts from.
+        beta: the norm of the next vector before normalisation.
         invariant: True once the Krylov space is closed under H.
     """
 
     def __init__(self, operator: LinearOperator, start: Tensor) -> None:
-        """Begin at ``start`` (n,), which is normalised."""
+        """Start at ``start`` (n,), which is normalised."""
         self.operator = operator
         self.invariant = False
         self._alphas: list[float] = []
@@ -256,7 +256,7 @@ class Recurrence:
             w = self.operator.matvec(q)
             self._norm = max(self._norm, finite_norm(w, f"product {self.steps + 1}"))
             self._alphas.append(dot(q, w))
-            # the product may be the operator's own, so in the place of the vector before
+            # into the previous vector's memory, not the product's, which may belong to the operator
             w = torch.sub(w, self._before, alpha=self._betas[-1] if self._betas else 0.0, out=self._before)
             w.sub_(q, alpha=self._alphas[-1])
             beta = norm(w)
@@ -278,10 +278,10 @@ class Recurrence:
 
     @classmethod
     def resume(cls, operator: LinearOperator, state: dict[str, Any]) -> Recurrence:
-        """A run that goes on where ``state`` was taken, with the same numbers to the last bit."""
+        """A run that continues from ``state``, bit for bit as the saved one would have."""
         run = cls(operator, state["_next"])
         for name, value in ((name, state[name]) for name in cls._STATE):
-            # a copy, since a step writes over what it needs no more
+            # a copy, since a step overwrites its vectors in place
             setattr(run, name, value.to(operator.device, copy=True) if isinstance(value, Tensor) else copy(value))
         return run
 
@@ -296,5 +296,5 @@ def _unit(vector: Tensor) -> Tensor:
 
 
 def _rounding(operator: LinearOperator, norm: float, steps: int) -> float:
-    """What orthogonalising leaves of a vector that lies inside the space: its rounding error."""
+    """The norm that rounding leaves of a vector inside the space after orthogonalisation."""
     return 10 * torch.finfo(operator.dtype).eps * norm * steps**0.5

@@ -26,7 +26,7 @@ _FIRST = 16  # products before the first look at the error, which means little o
 
 @dataclass(frozen=True)
 class TraceEstimate:
-    """tr A, and how well it is known."""
+    """An estimate of tr A, with its standard error."""
 
     value: float
     stderr: float  # standard error of `value`; 0 where n products gave it exactly

@@ -19,7 +19,7 @@ the length of r_i adds. All Q_i come from one factorisation A W = Q R: Q_i Q_i' 
 column i of R^-T at unit length, since that is orthogonal to all other columns of R. The error falls as fast as the
 spectrum does.
 
-Of the vectors of shape (n,) only Q is held. For r = w - Q c,
+Of the vectors of shape (n,) only Q is stored. For r = w - Q c,
 
     r' A r = w'Aw - 2 c'(Q'Aw) + c'(Q'AQ)c,    r'r = w'w - 2 c'(Q'w) + c'c,
 
@@ -45,7 +45,7 @@ __all__ = ["METHODS", "Counted"]
 
 
 class Counted:
-    """An operator that counts its products and lets none pass that is not finite."""
+    """An operator that counts its products; one that is not finite raises FloatingPointError."""
 
     def __init__(self, operator: LinearOperator, progress: Progress) -> None:
         self.size, self.dtype, self.device = operator.size, operator.dtype, operator.device
@@ -61,7 +61,7 @@ class Counted:
         return product
 
     def diagonal_sum(self) -> float:
-        """The trace itself, by n products."""
+        """The exact trace, by n products."""
         total = 0.0
         for i in self.progress(range(self.size), "trace"):
             e = torch.zeros(self.size, dtype=self.dtype, device=self.device)
@@ -71,7 +71,7 @@ class Counted:
 
 
 class _Basis:
-    """Q with orthonormal rows, in a block (k, n) for each time that it grew: none is copied."""
+    """Q with orthonormal rows, as one block (k, n) for each extension, so that none is copied."""
 
     def __init__(self) -> None:
         self.blocks: list[Tensor] = []
@@ -82,9 +82,9 @@ class _Basis:
         return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
 
     def extend(self, sketch: Tensor, generator: torch.Generator) -> Tensor:
-        """Make the rows of ``sketch`` (k, n), in their place, rows of Q (m, n) as well.
+        """Orthonormalise the rows of ``sketch`` (k, n) in place, and append them to Q (m, n).
 
-        Returns R (m, k), by which the sketch was R'Q. Not by Householder's QR: LAPACK's sums over n are too long for
+        Returns R (m, k) with sketch = R'Q. Not by Householder's QR: LAPACK's sums over n are too long for
         float32, and leave Q no more orthonormal than to 1e-3 at 8e6 weights.
         """
         before, k = sum(map(len, self.blocks)), len(sketch)
@@ -92,7 +92,7 @@ class _Basis:
         self.blocks.append(sketch[:0])
         for i, y in enumerate(sketch):
             length = norm(y)
-            r[: before + i, i] = self._take_off(y)
+            r[: before + i, i] = self._orthogonalise(y)
             left = norm(y)
             rounding = 10 * torch.finfo(y.dtype).eps * len(r) ** 0.5 * length
             if left > rounding:
@@ -101,25 +101,25 @@ class _Basis:
                 # A sum of other rows, to rounding: any direction will do in its place, since
                 # tr A = tr Q' A Q + tr P A P holds for any Q
                 y.copy_(unit(len(y), generator, y.dtype, y.device))
-                self._take_off(y)
+                self._orthogonalise(y)
                 left, rounding = norm(y), 1e-3 * len(y) ** -0.5
             y /= left
             self.blocks[-1] = sketch[: i + 1]
         return r
 
-    def _take_off(self, y: Tensor) -> Tensor:
-        """Make y (n,) orthogonal to Q, in its place; returns Q y. Twice is enough (Giraud et al. 2005)."""
+    def _orthogonalise(self, y: Tensor) -> Tensor:
+        """Make y (n,) orthogonal to Q, in place; returns Q y. Twice is enough (Giraud et al. 2005)."""
         total = torch.zeros(sum(map(len, self.blocks)), dtype=torch.float64)
         for _ in range(2):
-            along = self.times(y)
-            for block, c in zip(self.blocks, along.split([len(block) for block in self.blocks]), strict=True):
+            overlaps = self.times(y)
+            for block, c in zip(self.blocks, overlaps.split([len(block) for block in self.blocks]), strict=True):
                 y -= block.T @ c.to(y)
-            total += along
+            total += overlaps
         return total
 
 
 class _Estimator(ABC):
-    """Draws whose mean is the trace; each call goes on from the products of those before."""
+    """Draws whose mean is the trace; each call reuses the products of those before."""
 
     least = 4  # products for a standard error
 
@@ -134,26 +134,26 @@ class _Estimator(ABC):
         """Estimates of the trace, one per sample, from ``total`` products in all."""
 
     def draw(self, of: Any, generator: torch.Generator | None = None) -> Tensor:
-        """A vector from ``of``, one of the functions of ``landscape.randomness`` or its like."""
+        """A vector from ``of``, a function such as those of ``landscape.randomness``."""
         return of(self.operator.size, generator or self.generator, self.operator.dtype, self.operator.device)
 
-    def fresh(self, of: Any) -> Tensor:
-        """A new test vector."""
+    def new_test_vector(self, of: Any) -> Tensor:
+        """Draw a test vector, and remember the generator's state for ``redraw``."""
         self._states.append(self.generator.get_state())
         return self.draw(of)
 
-    def again(self, of: Any, count: int) -> Iterator[Tensor]:
-        """The first ``count`` test vectors."""
+    def redraw(self, of: Any, count: int) -> Iterator[Tensor]:
+        """The first ``count`` test vectors, drawn again rather than stored."""
         generator = torch.Generator()
         for state in self._states[:count]:
             yield self.draw(of, generator.set_state(state))
 
     def rows(self, count: int) -> Tensor:
-        """Room for ``count`` vectors."""
+        """An uninitialised tensor for ``count`` vectors."""
         return torch.empty(count, self.operator.size, dtype=self.operator.dtype, device=self.operator.device)
 
     def multiply_basis(self, images: Tensor | None = None) -> None:
-        """The products with the rows of Q that are new, for Q' A Q and, where asked for, themselves."""
+        """Multiply the new rows of Q by A: extends Q' A Q, and writes the products to ``images`` if given."""
         before, new = len(self.h), self.basis.blocks[-1]
         h = torch.zeros(before + len(new), before + len(new), dtype=torch.float64)
         h[:before, :before] = self.h
@@ -193,17 +193,17 @@ class _HutchPlusPlus(_Estimator):
             # Gaussian: signs are orthogonal to an eigenvector such as (1, 1, 0, ..., 0) with odds above zero
             sketch[i] = self.operator.matvec(self.draw(normal))
         self.basis.extend(sketch, self.generator)
-        # the samples are independent of Q, so those there were serve for the larger Q as well
+        # the samples are independent of Q, so the earlier ones are used with the larger Q as well
         images = torch.empty_like(sketch) if before else None
         self.multiply_basis(images)
         if images is not None:
-            for i, w in enumerate(self.again(_signs, before)):
+            for i, w in enumerate(self.redraw(_signs, before)):
                 g, b, own = self._samples[i]
                 new = self.basis.times(w, -1), against(images, w).cpu()
                 self._samples[i] = torch.cat([g, new[0]]), torch.cat([b, new[1]]), own
         del images
         for _ in self.operator.progress(range(total - 2 * k - before), "trace"):
-            w = self.fresh(_signs)
+            w = self.new_test_vector(_signs)
             image = self.operator.matvec(w)
             self._samples.append((self.basis.times(w), self.basis.times(image), dot(w, image)))
         rest = [own - float(2 * g @ b - g @ self.h @ g) for g, b, own in self._samples]
@@ -221,7 +221,7 @@ class _XTrace(_Estimator):
         n, m, before = self.operator.size, total // 2, len(self._own)
         sketch = self.rows(m - before)
         for i in self.operator.progress(range(len(sketch)), "trace"):
-            w = self.fresh(_long)
+            w = self.new_test_vector(_long)
             sketch[i] = self.operator.matvec(w)
             self._own.append(dot(w, sketch[i]))
             self._lengths.append(dot(w, w))
@@ -229,7 +229,7 @@ class _XTrace(_Estimator):
         self._r = torch.cat([torch.nn.functional.pad(self._r, (0, 0, 0, m - before)), r], dim=1)
         self.multiply_basis()
         known = [*self._g.T, *[torch.zeros(0, dtype=torch.float64)] * (m - before)]
-        vectors = enumerate(self.again(_long, m))
+        vectors = enumerate(self.redraw(_long, m))
         g = [torch.cat([known[i], self.basis.times(w, first=-1 if i < before else 0)]) for i, w in vectors]
         self._g = torch.stack(g, dim=1)
         s = self._left_out()

@@ -1,12 +1,12 @@
-"""Batches: what is in one, how many examples it weighs, whether they can be taken out of it.
+"""The structure of a batch: its tensors, its number of examples, and whether it can be split into examples.
 
-A batch is whatever forward takes: a tensor, a tuple, a mapping, a dataclass, or an object with a ``.to(device)``. What
-is in it is reached through :func:`mapped` and :func:`tensors_in` alone. A list is taken for a tuple, since a DataLoader
-makes lists of pairs.
+A batch is whatever forward accepts: a tensor, a tuple, a mapping, a dataclass, or an object with a ``.to(device)``. Its
+tensors are accessed through :func:`map_tensors` and :func:`tensors_in` only. A list is treated as a tuple, since
+DataLoaders turn pairs into lists.
 
-Lists and tuples within a batch are of two kinds that look alike: inputs, each with a row for every example, as a
-DataLoader makes of nested tuples; or the examples themselves, as detection networks take images of different sizes.
-Tensors outside of them tell which.
+A list or tuple inside a batch is ambiguous: it holds either several inputs, each with one row per example (as a
+DataLoader collates nested tuples), or one item per example (as detection networks take images of different sizes).
+Tensors outside such lists give the number of examples, which decides between the two.
 """
 
 from __future__ import annotations
@@ -26,27 +26,31 @@ from torch.nn.utils.rnn import PackedSequence
 __all__ = [
     "can_be_split",
     "children",
+    "copied_batch",
     "digest",
     "has_rows",
     "holds_tensors",
-    "lent_batch",
-    "mapped",
+    "map_tensors",
     "rows_of",
     "tensors_in",
     "weight_of",
 ]
 
 
+# each batch with its weight in the mean: its number of examples
+Batches = list[tuple[Any, float]]
+
+
 def weight_of(batch: Any, count: Callable[[Any], Any] | None) -> float:
-    """How many examples a batch weighs.
+    """The weight of a batch in the mean: its number of examples, or what ``count`` returns.
 
     Raises:
-        ValueError: ``count`` gives no number, or without it the tensors have no first dimension in common.
+        ValueError: ``count`` returns no number, or without it the tensors have no first dimension in common.
     """
     if count is None:
         rows = rows_of(batch)
         if rows is None:
-            raise ValueError(_no_rows(batch))
+            raise ValueError(_no_rows_message(batch))
         return rows
     number = count(batch)
     if isinstance(number, Tensor) and number.numel() == 1:
@@ -57,25 +61,25 @@ def weight_of(batch: Any, count: Callable[[Any], Any] | None) -> float:
 
 
 def rows_of(batch: Any) -> int | None:
-    """The first dimension that its tensors have in common, or where a list holds examples, their number.
+    """The number of examples: the first dimension that the tensors have in common, or the length of a list of examples.
 
-    None where there is none, and where all tensors are within lists or tuples, so that neither tells.
+    None if they have none in common, or if all tensors are inside lists or tuples, which leaves it ambiguous.
     """
     lengths = set(map(_length, _outside_lists(batch)))
     if len(lengths) != 1:
         return None
     (rows,) = lengths
-    return rows if all(_agrees(item, rows) for item in _items(batch) if _is_nested(item)) else None
+    return rows if all(_matches_rows(item, rows) for item in _items(batch) if _is_nested(item)) else None
 
 
 def can_be_split(batch: Any) -> bool:
-    """Whether taking rows out of its tensors takes out examples, with all that it tells of each."""
+    """Whether selecting rows of its tensors selects examples, with everything that belongs to them."""
     rows = rows_of(batch)
-    return rows is not None and all(_splits(item, rows) for item in _items(batch))
+    return rows is not None and all(_is_splittable(item, rows) for item in _items(batch))
 
 
 def _items(batch: Any) -> Iterator[Any]:
-    """What is in it, with lists and tuples within as they are."""
+    """The items of a batch; lists and tuples inside it are yielded whole."""
     if isinstance(batch, Tensor | PackedSequence):
         yield batch
     for item in children(batch):
@@ -98,62 +102,62 @@ def _length(tensor: Tensor) -> int | None:
 
 
 def has_rows(tensor: Tensor) -> bool:
-    """Whether some of its rows can be taken out: of a sparse one they may be the nodes of a graph."""
+    """Whether rows can be selected. Not so for sparse tensors, whose rows may be the nodes of a graph."""
     return tensor.layout is torch.strided and not tensor.is_nested and tensor.dim() > 0
 
 
-def _agrees(nested: list[Any] | tuple[Any, ...], rows: int | None) -> bool:
+def _matches_rows(nested: list[Any] | tuple[Any, ...], rows: int | None) -> bool:
     tensors = list(tensors_in(nested))
     return not tensors or len(nested) == rows or all(_length(t) == rows for t in tensors)
 
 
-def _splits(item: Any, rows: int) -> bool:
+def _is_splittable(item: Any, rows: int) -> bool:
     if isinstance(item, Tensor):
         return has_rows(item)
     if isinstance(item, np.ndarray):
         return item.ndim == 0
-    if _is_nested(item) and len(item) == rows:  # it may hold the examples
+    if _is_nested(item) and len(item) == rows:  # it may hold one item per example
         return False
     if isinstance(item, list) and not all(isinstance(each, Tensor) for each in item):
         return False
-    return all(_splits(each, rows) for each in children(item))
+    return all(_is_splittable(each, rows) for each in children(item))
 
 
-def mapped(function: Callable[[Tensor], Any], item: Any) -> Any:
-    """The same with every tensor exchanged, in new containers of the same types."""
+def map_tensors(function: Callable[[Tensor], Any], item: Any) -> Any:
+    """Apply ``function`` to every tensor, and return new containers of the same types."""
     if isinstance(item, Tensor):
         new: Any = function(item)
-        # what the loss is to be differentiated by begins a graph of its own each time
+        # a tensor that the loss differentiates with respect to is a new leaf in each evaluation
         return new.detach().requires_grad_() if item.requires_grad else new
     if isinstance(item, PackedSequence):
-        return item._replace(data=mapped(function, item.data))  # the others say where each sequence is in it
+        return item._replace(data=map_tensors(function, item.data))  # the other fields are indices into it
     if isinstance(item, tuple):
-        items = [mapped(function, each) for each in item]
+        items = [map_tensors(function, each) for each in item]
         return type(item)(*items) if hasattr(item, "_fields") else type(item)(items)
     if isinstance(item, list):
-        return [mapped(function, each) for each in item]
+        return [map_tensors(function, each) for each in item]
     if isinstance(item, Mapping):
         new = copy.copy(item) if hasattr(item, "__setitem__") else dict(item)
         for key in item:
-            new[key] = mapped(function, item[key])
+            new[key] = map_tensors(function, item[key])
         return new
     if isinstance(item, np.ndarray):
         return item.copy()
     if holds_tensors(item):
         new = copy.copy(item)
         for key, value in _attributes(item).items():
-            object.__setattr__(new, key, mapped(function, value))  # a frozen dataclass too
+            object.__setattr__(new, key, map_tensors(function, value))  # works for frozen dataclasses too
         return new
     return item
 
 
 def tensors_in(batch: Any) -> Iterator[Tensor]:
-    """All of them, however they are nested."""
+    """All tensors in a batch, however deeply nested."""
     if isinstance(batch, Tensor):
         yield batch
     elif isinstance(batch, PackedSequence):
         yield batch.data
-        yield batch.batch_sizes.sum()  # of no dimension, as none counts examples
+        yield batch.batch_sizes.sum()  # zero-dimensional: no dimension of it counts examples
     else:
         for item in children(batch):
             yield from tensors_in(item)
@@ -166,7 +170,7 @@ def _is_container(item: Any) -> bool:
 
 
 def children(item: Any) -> Iterable[Any]:
-    """What a container holds; nothing where it is none."""
+    """The items of a container; empty if ``item`` is not a container."""
     if not _is_container(item):
         return ()
     if isinstance(item, Mapping):
@@ -174,14 +178,14 @@ def children(item: Any) -> Iterable[Any]:
     return item if isinstance(item, list | tuple) else _attributes(item).values()
 
 
-def lent_batch(batch: Any, *, cloned: bool) -> Any:
-    """The batch for one evaluation, in containers and tensors of its own: forward may pop keys from it.
+def copied_batch(batch: Any, *, cloned: bool) -> Any:
+    """A copy of the batch for one evaluation, so that forward may change its containers, e.g. pop keys.
 
     Args:
-        batch: the one that is kept.
-        cloned: whether forward writes into its tensors, so that their memory is copied as well.
+        batch: the stored batch.
+        cloned: whether to copy the tensors' memory as well, because forward writes into it.
     """
-    return mapped(_cloned if cloned else Tensor.detach, batch)
+    return map_tensors(_cloned if cloned else Tensor.detach, batch)
 
 
 def _cloned(tensor: Tensor) -> Tensor:
@@ -189,13 +193,13 @@ def _cloned(tensor: Tensor) -> Tensor:
 
 
 def digest(batches: list[tuple[Any, float]]) -> str:
-    """SHA-256 of the examples, in whatever order and batches they come."""
+    """SHA-256 of the examples, independent of their order and of the batches."""
     examples = []
     for batch, _ in batches:
         tensors, rows = list(tensors_in(batch)), rows_of(batch)
         if not all(has_rows(t) and _length(t) == rows for t in tensors):
-            rows = None  # all of it is one
-        plain = [part for tensor in tensors for part in _plain(tensor.detach().cpu())]
+            rows = None  # hash the batch as a whole
+        plain = [part for tensor in tensors for part in _readable_parts(tensor.detach().cpu())]
         for i in range(1 if rows is None else rows):
             sha = hashlib.sha256()
             for part in plain:
@@ -205,8 +209,8 @@ def digest(batches: list[tuple[Any, float]]) -> str:
     return hashlib.sha256(b"".join(sorted(examples))).hexdigest()
 
 
-def _plain(tensor: Tensor) -> list[Tensor]:
-    """The same in tensors whose memory can be read; sparse ones alike in all layouts."""
+def _readable_parts(tensor: Tensor) -> list[Tensor]:
+    """Strided tensors with the same content; a sparse tensor gives the same ones in every layout."""
     if tensor.layout is torch.strided:
         return [tensor.resolve_conj().resolve_neg().contiguous()]
     entries = tensor.to_sparse_coo().coalesce()
@@ -214,7 +218,7 @@ def _plain(tensor: Tensor) -> list[Tensor]:
 
 
 def holds_tensors(item: Any) -> bool:
-    """Dataclasses, objects that move to a device by themselves, and others that hold a tensor."""
+    """Whether it is a dataclass, has a ``.to(device)``, or has a tensor among its attributes."""
     if isinstance(item, type | torch.nn.Module | np.ndarray):
         return False
     if dataclasses.is_dataclass(item) or (callable(getattr(item, "to", None)) and hasattr(item, "__dict__")):
@@ -223,13 +227,13 @@ def holds_tensors(item: Any) -> bool:
 
 
 def _attributes(item: Any) -> dict[str, Any]:
-    """What an object holds; a dataclass may hold it in slots."""
+    """The attributes of an object, including the slots of a dataclass."""
     fields = dataclasses.fields(item) if dataclasses.is_dataclass(item) else ()
-    held = {field.name: getattr(item, field.name) for field in fields if hasattr(item, field.name)}
-    return {**held, **getattr(item, "__dict__", {})}
+    attributes = {field.name: getattr(item, field.name) for field in fields if hasattr(item, field.name)}
+    return {**attributes, **getattr(item, "__dict__", {})}
 
 
-def _no_rows(batch: Any) -> str:
+def _no_rows_message(batch: Any) -> str:
     tensors = list(tensors_in(batch))
     shapes = f"{[tuple(t.shape) for t in tensors[:5]]}{' and more' if len(tensors) > 5 else ''}"
     if not tensors:

@@ -1,8 +1,8 @@
-"""Images with their channels last in memory.
+"""Images in the channels-last memory format.
 
-On a CPU the kernels of two-dimensional convolutions take them so without copies, and all that follows keeps the layout
-(``benchmarks/spectrum.py`` measures what that brings). Shapes and numbers stay as they are. Only BatchNorm's second
-derivative is slower so, by more than the convolutions gain: where one is left that is not folded, so is the layout.
+On a CPU the kernels of two-dimensional convolutions use this format without copies, and later layers keep it
+(``benchmarks/spectrum.py`` measures the gain). Shapes and values do not change. The second derivative of BatchNorm is
+slower in it, by more than the convolutions gain, so the format is used only if every BatchNorm layer is folded.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from landscape.objective.data.batches import mapped
-from landscape.objective.data.parts import kind_of
+from landscape.objective.data.batches import map_tensors
+from landscape.objective.data.parts import batch_kind
 from landscape.objective.evaluation.agreement import agree
 from landscape.objective.evaluation.folding import Fold
 from landscape.objective.lending.network import Network
@@ -28,19 +28,19 @@ def channels_last(
     network: Network,
     folds: Sequence[Fold],
     loss_on: Callable[[Any], Tensor],
-    few: Callable[[Any], Any],
+    first_examples: Callable[[Any], Any],
 ) -> list[tuple[Any, float]]:
-    """The batches with images laid out so, where the network is one of convolutions on a CPU and takes them.
+    """The batches with images in channels-last format, for a convolutional network on a CPU that accepts it.
 
-    Some networks do not: ``x.view(len(x), -1)`` after a convolution fails. Batches for which that is so come back as
-    they are; those of one size may be taken and others not.
+    Some networks do not, as ``x.view(len(x), -1)`` after a convolution fails. This is checked for each kind of batch;
+    batches that are not accepted are returned unchanged.
 
     Args:
         batches: each batch with its number of examples.
-        network: the one.
+        network: the network.
         folds: its BatchNorm layers that are folded.
         loss_on: its loss on a batch.
-        few: some examples of a batch.
+        first_examples: selects some examples of a batch.
     """
     on_cpu = network.flat.device.type == "cpu"
     convolutions, norms = (
@@ -49,18 +49,20 @@ def channels_last(
     )
     if not (on_cpu and convolutions and norms == len(folds)):
         return batches
-    takes: dict[Any, bool] = {}
+    accepted: dict[Any, bool] = {}
     for batch, _ in batches:
-        kind = kind_of(batch)
-        if kind not in takes:
-            looked_at = few(batch) if takes else batch
-            takes[kind] = agree(partial(loss_on, looked_at), partial(loss_on, _laid_out(looked_at)), network.weights)
-    return [(_laid_out(batch) if takes[kind_of(batch)] else batch, count) for batch, count in batches]
+        kind = batch_kind(batch)
+        if kind not in accepted:
+            checked = first_examples(batch) if accepted else batch
+            accepted[kind] = agree(
+                partial(loss_on, checked), partial(loss_on, _to_channels_last(checked)), network.weights
+            )
+    return [(_to_channels_last(batch) if accepted[batch_kind(batch)] else batch, count) for batch, count in batches]
 
 
-def _laid_out(batch: Any) -> Any:
-    def laid_out(tensor: Tensor) -> Tensor:
+def _to_channels_last(batch: Any) -> Any:
+    def to_channels_last(tensor: Tensor) -> Tensor:
         image = tensor.dim() == 4 and tensor.is_floating_point() and tensor.layout is torch.strided
         return tensor.to(memory_format=torch.channels_last) if image else tensor
 
-    return mapped(laid_out, batch)
+    return map_tensors(to_channels_last, batch)

@@ -1,4 +1,4 @@
-"""The data of an objective: read once, cut into batches or taken in theirs, and kept on the device."""
+"""The data of an objective: read once, split into batches if they are a pair of tensors, and stored on the device."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.objective.data.batches import has_rows, holds_tensors, mapped, tensors_in, weight_of
-from landscape.objective.evaluation.generators import generators_kept
+from landscape.objective.data.batches import has_rows, holds_tensors, map_tensors, tensors_in, weight_of
+from landscape.objective.evaluation.generators import preserve_rng_state
 
 __all__ = ["is_pair", "read_batches"]
 
@@ -31,13 +31,13 @@ def read_batches(
         data: a pair of tensors ``(inputs, targets)``, split into batches of ``batch_size``; or an
             iterable of batches (a DataLoader, a list), read once and copied, since a loader may refill its tensors.
         batch_size: examples per batch, for a pair of tensors. None: all in one.
-        device: where the batches are kept.
+        device: where the batches are stored.
         dtype: of floating tensors. Default: their own.
-        count: how many examples a batch weighs. Default: the first dimension that its tensors have in common.
+        count: the weight of a batch. Default: the first dimension that its tensors have in common.
 
     Raises:
-        TypeError: ``data`` is neither, or holds nested tensors.
-        ValueError: there is no example, a batch without a number of examples, or a tensor without numbers.
+        TypeError: ``data`` is neither, or has nested tensors.
+        ValueError: there is no example, a batch without a number of examples, or a tensor on the meta device.
     """
     batches: Iterable[Any] = data
     pair = is_pair(data)
@@ -49,7 +49,7 @@ def read_batches(
         parts = max(1, -(-len(inputs) // (batch_size or max(1, len(inputs)))))
         batches = zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True)
     elif type(data) is tuple and _two_tensors(data):
-        batches = [data]  # without rows that could be taken out
+        batches = [data]  # sparse or nested: rows cannot be selected
     elif not isinstance(data, Iterable | torch.utils.data.Dataset) or _is_one_batch(data):
         raise TypeError(
             f"data is a {type(data).__name__}: give (inputs, targets), or a list or DataLoader of batches; a single "
@@ -60,8 +60,8 @@ def read_batches(
             f"data is a tuple of {len(data)} items that are no pair of tensors, and so neither a pair nor batches: "
             "give (inputs, targets), or a batch such as ((x1, x2), y) inside a list"
         )
-    with generators_kept(), _own_generators_kept(data):  # a DataLoader draws a seed from its own or torch's
-        kept = [_kept(batch, device, dtype, copied=not pair) for batch in batches]
+    with preserve_rng_state(), _preserve_loader_generators(data):  # a DataLoader draws a seed from its own or torch's
+        kept = [_stored(batch, device, dtype, copied=not pair) for batch in batches]
     if type(data) is list and _two_tensors(data) and _are_a_pair(*data):
         x, y = (f"{t.dtype} of shape {tuple(t.shape)}" for t in data)
         raise TypeError(
@@ -86,7 +86,7 @@ def _two_tensors(data: Any) -> bool:
 
 
 def _are_a_pair(x: Tensor, y: Tensor) -> bool:
-    """Whether they are as long as each other, as batches mostly are, and otherwise unlike, as batches are not."""
+    """Whether two tensors look like inputs and targets: of the same length, but different dtypes or dimensions."""
     return x.shape[:1] == y.shape[:1] and (x.dtype, x.dim()) != (y.dtype, y.dim())
 
 
@@ -94,30 +94,30 @@ def _is_one_batch(data: Any) -> bool:
     return isinstance(data, Tensor | str | bytes | Mapping) or (isinstance(data, tuple) and hasattr(data, "_fields"))
 
 
-def _kept(batch: Any, device: torch.device, dtype: torch.dtype | None, *, copied: bool) -> Any:
+def _stored(batch: Any, device: torch.device, dtype: torch.dtype | None, *, copied: bool) -> Any:
     for tensor in tensors_in(batch):
         _check(tensor)
 
     def moved(tensor: Tensor) -> Tensor:
-        # autograd takes no tensor that was made in inference mode, but for its copy
+        # autograd accepts no inference tensor, but a copy of it
         copy_it = copied or tensor.is_inference()
         return tensor.detach().to(device, dtype if tensor.is_floating_point() else None, copy=copy_it)
 
     def kept(item: Any) -> Any:
         if type(item) in (tuple, list):
             return tuple(map(kept, item)) if item is batch else type(item)(map(kept, item))
-        # an object may hold more than we see, and knows how to move it
-        return mapped(moved, item.to(device) if holds_tensors(item) and hasattr(item, "to") else item)
+        # an object may have tensors that we do not find, which its own .to() moves
+        return map_tensors(moved, item.to(device) if holds_tensors(item) and hasattr(item, "to") else item)
 
     return kept(batch)
 
 
 def _check(tensor: Tensor) -> None:
-    """Refuse tensors that are not kept as others are.
+    """Check that a tensor is of a supported kind.
 
     Raises:
-        TypeError: it is nested, or of a layout of its own.
-        ValueError: it has no numbers.
+        TypeError: it is nested, or of another layout than strided and the sparse ones.
+        ValueError: it is on the meta device.
     """
     if tensor.is_nested:
         raise TypeError(
@@ -134,8 +134,8 @@ def _check(tensor: Tensor) -> None:
 
 
 @contextmanager
-def _own_generators_kept(data: Any) -> Iterator[None]:
-    """The generators of a DataLoader and of its samplers, which are the user's, are as before afterwards."""
+def _preserve_loader_generators(data: Any) -> Iterator[None]:
+    """Context that restores the generators of a DataLoader and of its samplers."""
     batch_sampler = getattr(data, "batch_sampler", None)
     holders = data, getattr(data, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)
     generators = [getattr(holder, "generator", None) for holder in holders]

@@ -1,4 +1,4 @@
-"""Whether two ways to calculate a loss are the same function."""
+"""Whether two ways to compute a loss give the same function."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["agree"]
 
 
 def agree(one: Callable[[], Tensor], other: Callable[[], Tensor], parameters: Sequence[Tensor]) -> bool:
-    """Whether both give the same loss and gradient, to rounding; not so where one fails.
+    """Whether both give the same loss and gradient up to rounding; False if either raises an error.
 
-    Rounding is generous: another order of operations moves some digits, and some ReLU across its kink.
+    The tolerance is generous: another order of operations changes some digits, and may move a ReLU across its kink.
     """
     try:
         pairs = zip(_value_and_gradient(one, parameters), _value_and_gradient(other, parameters), strict=True)
-    except Exception:  # shapes or layouts that do not fit, in whatever words
+    except Exception:  # shapes or layouts that do not fit, which may raise anything
         return False
-    # in float64, where the squares of what float32 holds are finite: of others this would say that all agree
+    # in float64, where the square of any float32 number is finite: an overflow to inf would pass every comparison
     return all(norm(a - b) <= 1e4 * torch.finfo(a.dtype).eps * norm(a) for a, b in pairs)
 
 

@@ -1,9 +1,9 @@
-"""What BatchNorm does when the weights move.
+"""The statistics that BatchNorm uses when the weights change.
 
-Its running statistics belong to the weights they were gathered at. At other weights they can be kept
-("frozen"), gathered again ("recalibrated"), or replaced by those of each batch ("batch"). Between two
-minima the choice decides the picture: with frozen statistics a barrier appears that is not the
-network's (Garipov et al. 2018 recompute them at every point).
+The running statistics belong to the weights at which they were estimated. At other weights they can be kept
+("frozen"), estimated again ("recalibrated"), or replaced by the statistics of each batch ("batch"). The choice
+matters most between two minima: frozen statistics produce a barrier that disappears with recalibration (Garipov et
+al. 2018 recompute them at every point).
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ def recalibrate(
     batches: list[tuple[Any, float]],
     forward: Callable[[Any], Any],
 ) -> None:
-    """Gather the running statistics anew, as the mean over batches weighted by their examples.
+    """Estimate the running statistics again, as the mean over batches weighted by their number of examples.
+
+    A layer that no batch reaches keeps its statistics.
 
     Args:
-        norms: the layers, in evaluation mode; they are left so.
+        norms: the layers, in evaluation mode, to which they return.
         batches: each batch with its number of examples.
         forward: runs the network on a batch.
     """
@@ -62,6 +64,6 @@ def recalibrate(
             handle.remove()
             norm.momentum = momentum
             norm.eval()
-            if not seen[norm]:  # nothing tells its statistics
+            if not seen[norm]:
                 for name, buffer in norm.named_buffers(recurse=False):
                     buffer.copy_(buffers[name])

@@ -1,12 +1,12 @@
-"""Frozen BatchNorm folded into the layer before it.
+"""Frozen BatchNorm folded into the preceding layer.
 
 With running mean m and variance v, scale g and shift b, BatchNorm after a convolution or linear layer with weight W
 and bias c is that layer with another weight and bias,
 
     scale (W x + c - m) + b = (scale W) x + scale (c - m) + b,    scale = g / sqrt(v + eps).
 
-Calculated so, no pass over the activations remains of it, and none of its first and second derivatives
-(``benchmarks/spectrum.py`` measures what that brings). W, c, g and b stay the parameters that they are.
+This saves BatchNorm's pass over the activations, and those of its first and second derivatives
+(``benchmarks/spectrum.py`` measures the gain). W, c, g and b remain the parameters.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from landscape.objective.lending.network import Network
 
 __all__ = ["Fold", "NotFoldedError", "foldable", "folded", "unfold"]
 
-# a layer and the BatchNorm that alone takes its outputs
+# a layer, and the BatchNorm layer that is the only consumer of its outputs
 Fold = tuple[Any, Any]
 
-# exactly these types: a subclass may do anything in its forward
+# exactly these types: a subclass may override forward
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -37,79 +37,80 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def foldable(
     network: Network, running: Callable[[], AbstractContextManager[None]], loss_on: Callable[[Any], Tensor], batch: Any
 ) -> list[Fold]:
-    """Which frozen BatchNorm layers of ``network`` can be folded into the layer before.
+    """The frozen BatchNorm layers of ``network`` that can be folded into the preceding layer.
 
-    Found by watching one forward pass, and then put to the test: with arbitrary statistics the loss and its gradient
-    must be the same folded and not. Where they are not, as when something else takes the layer's outputs too, none is.
+    Candidates are found by hooks during one forward pass. They are accepted if, with arbitrary statistics, loss and
+    gradient are the same with and without folding; otherwise, e.g. if another layer uses the outputs too, none is.
 
     Args:
-        network: the one.
-        running: lends it and has it run as usual.
-        loss_on: the loss of a batch, of the network while it is lent.
+        network: the network.
+        running: context manager that lends it.
+        loss_on: the loss of a batch, while the network is lent.
         batch: some examples.
     """
     with running():
-        pairs = _seen_one_after_the_other(network.modules, partial(loss_on, batch))
+        pairs = _consecutive_layers(network.modules, partial(loss_on, batch))
     if not pairs:
         return []
     generator = torch.Generator().manual_seed(0)
     with running():
         for _, norm in pairs:
-            # a fresh layer's statistics make it the identity, which could be left out anywhere
+            # with the statistics of a new layer BatchNorm is the identity, and the test would always pass
             noise = torch.randn(2, len(norm.running_mean), generator=generator).to(norm.running_mean)
             norm._buffers["running_mean"] = norm.running_mean + norm.running_var.sqrt() * noise[0]
             norm._buffers["running_var"] = norm.running_var * (noise[1] / 2).exp()
         whole = partial(loss_on, batch)
-        return pairs if agree(whole, partial(_within, pairs, whole), network.weights) else []
+        return pairs if agree(whole, partial(_folded_loss, pairs, whole), network.weights) else []
 
 
 class NotFoldedError(RuntimeError):
-    """A BatchNorm was given something else than its layer's outputs: in this batch the two do not belong together."""
+    """The input of a BatchNorm layer is not the output of the layer that it is folded into, for this batch."""
 
 
 @contextmanager
-def folded(pairs: Sequence[Fold], *, watched: bool = False) -> Iterator[dict[Any, Tensor]]:
-    """Within it the layers of ``pairs`` do the work of their BatchNorm, which does nothing.
+def folded(pairs: Sequence[Fold], *, watch_reads: bool = False) -> Iterator[dict[Any, Tensor]]:
+    """Context in which each layer of ``pairs`` includes its BatchNorm, whose own forward is the identity.
 
     Args:
-        pairs: the ones.
-        watched: whether to see to it that nothing else takes the layers' outputs.
+        pairs: layers and their BatchNorm.
+        watch_reads: whether to check that nothing else uses the outputs of the layers.
 
     Yields:
-        by BatchNorm layer, its layer's outputs that it has not been given yet; and those that something else took.
+        BatchNorm layer -> outputs of its layer that have not reached it yet; and by their ids, outputs of layers that
+        something else uses.
     """
     pending: dict[Any, Tensor] = {}
-    watch = _Watch(pending) if watched and pairs else None
+    watcher = _ReadWatcher(pending) if watch_reads and pairs else None
     try:
         for layer, norm in pairs:
-            # on the instances, so that names, parameters and buffers stay where they are
-            layer.forward = partial(_forward, layer, norm, pending, watch)
-            norm.forward = partial(_identity, norm, pending, watch)
-        if watch is None:
+            # replaced on the instances, so that names, parameters and buffers do not change
+            layer.forward = partial(_forward, layer, norm, pending, watcher)
+            norm.forward = partial(_identity, norm, pending, watcher)
+        if watcher is None:
             yield pending
         else:
-            with watch:
+            with watcher:
                 yield pending
     finally:
         unfold(pairs)
 
 
 def unfold(pairs: Sequence[Fold]) -> None:
-    """Let layers and BatchNorm do their own work again."""
+    """Restore the forward methods of the layers and of BatchNorm."""
     for pair in pairs:
         for module in pair:
             module.__dict__.pop("forward", None)
 
 
-def _within(pairs: Sequence[Fold], loss: Callable[[], Tensor]) -> Tensor:
+def _folded_loss(pairs: Sequence[Fold], loss: Callable[[], Tensor]) -> Tensor:
     with folded(pairs):
         return loss()
 
 
-def _forward(layer: Any, norm: Any, pending: dict[Any, Tensor], watch: _Watch | None, x: Tensor) -> Tensor:
+def _forward(layer: Any, norm: Any, pending: dict[Any, Tensor], watcher: _ReadWatcher | None, x: Tensor) -> Tensor:
     pending[norm] = outputs = _scaled(layer, norm, x)
-    if watch is not None:
-        watch.outputs[id(outputs)] = outputs
+    if watcher is not None:
+        watcher.outputs[id(outputs)] = outputs
     return outputs
 
 
@@ -125,21 +126,21 @@ def _scaled(layer: Any, norm: Any, x: Tensor) -> Tensor:
     return layer._conv_forward(x, weight, shift)
 
 
-def _identity(norm: Any, pending: dict[Any, Tensor], watch: _Watch | None, x: Tensor) -> Tensor:
+def _identity(norm: Any, pending: dict[Any, Tensor], watcher: _ReadWatcher | None, x: Tensor) -> Tensor:
     if pending.pop(norm, None) is not x:
         raise NotFoldedError
-    return x if watch is None else watch.copy(x)
+    return x if watcher is None else watcher.copy(x)
 
 
-class _Watch(TorchDispatchMode):
-    """Puts the outputs of layers that an operation reads into ``pending``, under their ``id``."""
+class _ReadWatcher(TorchDispatchMode):
+    """Adds the outputs of layers that an operation reads to ``pending``, under their ``id``."""
 
-    # of higher-order operators, too, some of which refuse all other modes
+    # needed for higher-order operators, some of which refuse modes that do not support them
     supports_higher_order_operators = True
 
     @classmethod
     def is_infra_mode(cls) -> bool:
-        """Whether torch's own compiler may run under it."""
+        """Whether torch's compiler may run under this mode."""
         return True
 
     def __init__(self, pending: dict[Any, Tensor]) -> None:
@@ -148,7 +149,7 @@ class _Watch(TorchDispatchMode):
         self._pending = pending
 
     def copy(self, x: Tensor) -> Tensor:
-        """What is taken for the outputs of the BatchNorm: another tensor than those of the layer."""
+        """The outputs of the BatchNorm, as another tensor than the outputs of the layer."""
         del self.outputs[id(x)]
         copy = x.clone()
         self.outputs[id(x)] = x
@@ -161,10 +162,10 @@ class _Watch(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def _seen_one_after_the_other(modules: Sequence[nn.Module], loss: Callable[[], Tensor]) -> list[Fold]:
-    """Layers that ran once, with a BatchNorm that ran once and was given their very outputs."""
-    layers = [m for m in modules if type(m) in _LAYERS and not _touched(m)]
-    norms = [m for m in modules if type(m) in _NORMS and not _touched(m) and _is_frozen(m)]
+def _consecutive_layers(modules: Sequence[nn.Module], loss: Callable[[], Tensor]) -> list[Fold]:
+    """Pairs of a layer and a BatchNorm layer that each ran once, the latter on the outputs of the former."""
+    layers = [m for m in modules if type(m) in _LAYERS and not _has_hooks(m)]
+    norms = [m for m in modules if type(m) in _NORMS and not _has_hooks(m) and _is_frozen(m)]
     if not layers or not norms:
         return []
     outputs: dict[nn.Module, list[Tensor]] = {layer: [] for layer in layers}
@@ -184,8 +185,8 @@ def _seen_one_after_the_other(modules: Sequence[nn.Module], loss: Callable[[], T
     ]
 
 
-def _touched(module: nn.Module) -> bool:
-    """Whether someone looks at what goes in or comes out, or has replaced what it does."""
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether the module has hooks, or a forward of its own on the instance."""
     hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
     return bool(hooks) or "forward" in vars(module)
 

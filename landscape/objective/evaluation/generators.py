@@ -1,4 +1,4 @@
-"""The global generators of random numbers, which are the user's."""
+"""The state of the global random number generators, which evaluations must leave unchanged."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-__all__ = ["generators_kept", "state_of_generators"]
+__all__ = ["preserve_rng_state", "rng_state"]
 
 
 @contextmanager
-def generators_kept(seed: int | None = None) -> Iterator[None]:
-    """The global generators of torch, NumPy and Python are as before afterwards; within it, seeded if asked for."""
+def preserve_rng_state(seed: int | None = None) -> Iterator[None]:
+    """Context that restores the state of the global generators of torch, NumPy and Python; inside, seeded if given."""
     states = random.getstate(), np.random.get_state()  # noqa: NPY002
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
@@ -30,10 +30,13 @@ def generators_kept(seed: int | None = None) -> Iterator[None]:
             np.random.set_state(states[1])  # noqa: NPY002
 
 
-def state_of_generators() -> tuple[object, ...]:
-    """That of the global generators, to be compared with a later one: another tells that something was drawn."""
+def rng_state() -> tuple[object, ...]:
+    """The state of the global generators, for comparison: a different one later means that numbers were drawn."""
     numpy = np.random.get_state(legacy=False)  # noqa: NPY002
     states = [torch.get_rng_state()]
     if torch.cuda.is_initialized():
         states += torch.cuda.get_rng_state_all()
     return random.getstate(), pickle.dumps(numpy), *(state.numpy().tobytes() for state in states)
+
+
+generators_kept = preserve_rng_state  # until landscape.compare.objectives uses the new name

@@ -1,5 +1,4 @@
-"""How a network and its loss are called, which losses are means over examples, as f must be, and when a classifier is
-right."""
+"""How a network and its loss are called, which losses are means over examples, and which predictions are correct."""
 
 from __future__ import annotations
 
@@ -13,70 +12,76 @@ import torch
 from torch import Tensor, nn
 
 __all__ = [
+    "batch_loss",
     "check_call",
     "check_mean",
+    "correct_predictions",
     "default_forward",
     "is_criterion",
-    "loss_of",
     "modules_in",
     "reduction_of",
-    "right_answers",
 ]
 
-# of these a mean is not over examples where there are class weights or targets that are ignored
+# with class weights or ignored targets, the mean of these is not over examples
 _WEIGHTED = (nn.CrossEntropyLoss, nn.NLLLoss)
 _WEIGHTED_FUNCTIONS = (nn.functional.cross_entropy, nn.functional.nll_loss)
-# divided by the number of examples, these are means; the others are means already
+# reductions that are divided by the number of examples to give a mean
 _SUMS = ("sum",)
-# heuristic: a loss that leads to more objects leads everywhere
-_MOST_LOOKED_AT = 10_000
+# heuristic: a loss from which more objects can be reached is not searched any further
+_MAX_OBJECTS = 10_000
 _LEAVES = type | Tensor | str | bytes | int | float
 
 
 def default_forward(model: nn.Module, batch: Any) -> Any:
-    """The outputs for a mapping, for a tuple whose first item are the inputs, or for inputs alone."""
+    """The outputs for a mapping (as keyword arguments), for a tuple (its first item), or for inputs alone."""
     if isinstance(batch, Mapping):
         return model(**batch)
     return model(batch[0]) if isinstance(batch, tuple) else model(batch)
 
 
 def is_criterion(loss: Callable[..., Tensor] | None) -> bool:
-    """Whether it is called as loss(outputs, targets)."""
-    loss = _innermost(loss)
+    """Whether the loss is called as ``loss(outputs, targets)``."""
+    loss = _without_partial(loss)
     if isinstance(loss, nn.Module) or isinstance(getattr(loss, "__self__", None), nn.modules.loss._Loss):
         return True
     return getattr(loss, "__module__", None) == nn.functional.__name__
 
 
 def reduction_of(loss: Callable[..., Tensor] | None) -> str:
-    """What a criterion does with the terms of a batch; "mean" for any other loss."""
+    """The ``reduction`` of a criterion of torch; "mean" for any other loss."""
     if isinstance(loss, partial) and "reduction" in loss.keywords:
         return loss.keywords["reduction"]
-    loss = _innermost(loss)
-    # a class of the user's may mean something else by the word
+    loss = _without_partial(loss)
+    # in a user's class the attribute may mean something else
     return getattr(loss, "reduction", "mean") if type(loss).__module__ == nn.modules.loss.__name__ else "mean"
 
 
-def loss_of(loss: Callable[..., Tensor] | None, outputs: Any, batch: Any, count: float) -> Tensor:
-    """The mean loss of a batch of ``count`` examples, called as its kind asks for.
+def batch_loss(loss: Callable[..., Tensor] | None, outputs: Any, batch: Any, count: float) -> Tensor:
+    """The mean loss of a batch of ``count`` examples.
 
     Raises:
-        ValueError: it is no single real number.
+        ValueError: the loss is not a single real number.
     """
-    value = _own_loss(outputs) if loss is None else loss(outputs, _targets(batch) if is_criterion(loss) else batch)
+    value = (
+        _loss_in_outputs(outputs) if loss is None else loss(outputs, _targets(batch) if is_criterion(loss) else batch)
+    )
     if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
-        told = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        raise ValueError(f"loss returns {told}: give one that returns a single real number, the mean over the batch")
+        returned = (
+            f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        )
+        raise ValueError(
+            f"loss returns {returned}: give one that returns a single real number, the mean over the batch"
+        )
     value = value.reshape(())
     return value / count if reduction_of(loss) in _SUMS else value
 
 
 def check_call(loss: Callable[..., Tensor] | None, batch: Any) -> None:
-    """Refuse what leaves open which part of the batch is the target.
+    """Check that it is clear which part of the batch is the target.
 
     Raises:
         TypeError: the loss is not callable.
-        ValueError: a criterion with batches of another kind than pairs, inputs alone, or (a module) mappings.
+        ValueError: a criterion with batches other than pairs, inputs alone, or (for a module) mappings.
     """
     if loss is not None and not callable(loss):
         raise TypeError(
@@ -91,7 +96,7 @@ def check_call(loss: Callable[..., Tensor] | None, batch: Any) -> None:
             "which of them holds the targets is not known: give loss=lambda outputs, batch: criterion(outputs, "
             "batch[i]), and a forward(model, batch) where the inputs are not batch[0] alone"
         )
-    if not isinstance(batch, tuple | Tensor) and not _is_users(loss):
+    if not isinstance(batch, tuple | Tensor) and not _is_user_module(loss):
         raise ValueError(
             f"loss is a criterion, called as loss(outputs, targets), but data has batches of type "
             f"{type(batch).__name__}: give loss=lambda outputs, batch: criterion(outputs, ...), with the targets taken "
@@ -100,15 +105,15 @@ def check_call(loss: Callable[..., Tensor] | None, batch: Any) -> None:
 
 
 def check_mean(loss: Callable[..., Tensor] | None, batches: list[tuple[Any, float]]) -> None:
-    """Refuse criteria whose mean over a batch is known not to be over its examples: f would depend on the batches.
+    """Check that the mean of a criterion over a batch is over its examples, since otherwise f depends on the batches.
 
     Raises:
-        ValueError: it has class weights; targets are ignored; or it gives one loss per example.
+        ValueError: it has class weights; targets are ignored; or it returns one loss per example.
     """
     reduction = reduction_of(loss)
     if reduction == "none":
         raise ValueError("loss has reduction='none', one loss for each example: give one with reduction='mean'")
-    inner, options = _innermost(loss), loss.keywords if isinstance(loss, partial) else {}
+    inner, options = _without_partial(loss), loss.keywords if isinstance(loss, partial) else {}
     if reduction in _SUMS or not (isinstance(inner, _WEIGHTED) or inner in _WEIGHTED_FUNCTIONS):
         return
     if getattr(inner, "weight", None) is not None or options.get("weight") is not None:
@@ -130,32 +135,35 @@ def check_mean(loss: Callable[..., Tensor] | None, batches: list[tuple[Any, floa
 
 
 def modules_in(*holders: Any) -> list[nn.Module]:
-    """The modules that functions are, are bound to, were given, close over or name, and so on from those.
+    """All modules reachable from losses, forwards and modules.
 
-    Not all: others are found when they are called (``outsiders``).
+    Followed are attributes, containers, bound objects, arguments of partials, defaults, closures and globals.
+
+    Modules that are reached in other ways are found when they are called
+    (``landscape.objective.lending.external_modules``).
 
     Args:
-        holders: losses, forwards, and modules, which may hold others in lists.
+        holders: losses, forwards and modules.
     """
     found: dict[int, Any] = {}
-    left = list(holders)
-    while left:
-        item = left.pop()
+    queue = list(holders)
+    while queue:
+        item = queue.pop()
         if item is None or id(item) in found or _is(item, _LEAVES):
             continue
-        if len(found) > _MOST_LOOKED_AT:
+        if len(found) > _MAX_OBJECTS:
             break
         found[id(item)] = item
-        left += _held_by(item)
+        queue += _references(item)
     return [item for item in found.values() if _is(item, nn.Module)]
 
 
 def _is(item: Any, kinds: Any) -> bool:
-    """By its type alone: a proxy, asked for its class, may raise or import what it stands for."""
+    """isinstance by the type only, since a proxy may raise or import something when asked for its class."""
     return issubclass(type(item), kinds)
 
 
-def _held_by(item: Any) -> list[Any]:
+def _references(item: Any) -> list[Any]:
     if _is(item, partial):
         return [item.func, *item.args, *item.keywords.values()]
     if _is(item, dict):
@@ -168,20 +176,20 @@ def _held_by(item: Any) -> list[Any]:
         bound = item.__self__
         return [item.__func__, *([bound] if _is(bound, nn.Module) else _attributes(bound))]
     if _is(item, FunctionType):
-        held = [*(item.__defaults__ or ()), *(item.__kwdefaults__ or {}).values()]
+        references = [*(item.__defaults__ or ()), *(item.__kwdefaults__ or {}).values()]
         for cell in item.__closure__ or ():
             with suppress(ValueError):  # not bound yet
-                held.append(cell.cell_contents)
+                references.append(cell.cell_contents)
         codes = [item.__code__]
         for code in codes:
             codes += [const for const in code.co_consts if isinstance(const, CodeType)]
-            held += [item.__globals__.get(name) for name in code.co_names]
-        return held
+            references += [item.__globals__.get(name) for name in code.co_names]
+        return references
     return _attributes(item)
 
 
 def _attributes(item: Any) -> list[Any]:
-    """Of an object of the user's; those of libraries that everybody has hold nothing that is meant here."""
+    """The attributes of a user's object; objects of torch, NumPy and builtins are not searched."""
     foreign = str(type(item).__module__).startswith(("torch.", "numpy", "builtins", "weakref")) or _is(item, ModuleType)
     try:
         attributes = {} if foreign else object.__getattribute__(item, "__dict__")
@@ -190,8 +198,11 @@ def _attributes(item: Any) -> list[Any]:
     return list(attributes.values()) if _is(attributes, dict) else []
 
 
-def right_answers(outputs: Any, batch: Any) -> Tensor | None:
-    """Which answers are right, 1 or 0 (N, ...), where outputs are (N, classes, ...) and targets class indices."""
+def correct_predictions(outputs: Any, batch: Any) -> Tensor | None:
+    """Which predictions are correct, 1 or 0, shape (N, ...); None unless this is a classifier.
+
+    That is, outputs are (N, classes, ...) and targets class indices (N, ...).
+    """
     if not (isinstance(batch, tuple) and len(batch) == 2 and isinstance(outputs, Tensor)):
         return None
     targets = batch[1]
@@ -199,17 +210,17 @@ def right_answers(outputs: Any, batch: Any) -> Tensor | None:
         return None
     if outputs.dim() != targets.dim() + 1 or outputs.shape[1] < 2 or outputs.shape[0] != targets.shape[0]:
         return None
-    if outputs.shape[2:] != targets.shape[1:]:  # as where classes come last
+    if outputs.shape[2:] != targets.shape[1:]:  # e.g. if the classes are the last dimension
         return None
     return (outputs.argmax(1) == targets).double()
 
 
 def _targets(batch: Any) -> Any:
-    """The second item; of a single one, as an autoencoder has it, that one."""
+    """The second item of a tuple; the only item if there is one, as for an autoencoder."""
     return batch[min(1, len(batch) - 1)] if isinstance(batch, tuple) and batch else batch
 
 
-def _own_loss(outputs: Any) -> Any:
+def _loss_in_outputs(outputs: Any) -> Any:
     found = outputs if isinstance(outputs, Tensor) else getattr(outputs, "loss", None)
     if found is None and isinstance(outputs, Mapping):
         found = outputs.get("loss")
@@ -221,12 +232,12 @@ def _own_loss(outputs: Any) -> Any:
     return found
 
 
-def _innermost(loss: Any) -> Any:
+def _without_partial(loss: Any) -> Any:
     while isinstance(loss, partial):
         loss = loss.func
     return loss
 
 
-def _is_users(loss: Any) -> bool:
-    inner = _innermost(loss)
+def _is_user_module(loss: Any) -> bool:
+    inner = _without_partial(loss)
     return isinstance(inner, nn.Module) and type(inner).__module__ != nn.modules.loss.__name__

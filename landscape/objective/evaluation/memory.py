@@ -1,4 +1,4 @@
-"""How much memory graphs hold, how much there is, and how many examples to evaluate at once."""
+"""The memory that graphs hold, the memory that is free, and the size of micro-batches."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import Tensor
 
 from landscape.objective.data.batches import tensors_in
 
-__all__ = ["USUAL", "cached_bytes", "examples_at_once", "free_bytes", "saved_bytes"]
+__all__ = ["DEFAULT_MICRO_BATCH", "cache_budget", "free_bytes", "micro_batch_size", "saved_bytes"]
 
-# What a forward pass may hold at once: about what fits the caches. Measured on two cores: the digits' networks are
-# fastest in one piece (1 to 8 MB), LeNet at 10 to 20 MB.
-_CACHED = 16e6
-_CACHED_ON_A_GPU = 1e9  # not measured
-# examples; with fewer each call does too little: ResNet-20, whose 128 hold 50 MB, is slower with fewer and with more
-USUAL = 128
-_HELD = 512e6  # but so many examples must not hold more than this
+# Bytes that a forward pass may save: about the size of the caches. Measured on two cores: the networks on digits are
+# fastest in one micro-batch (1 to 8 MB), LeNet at 10 to 20 MB.
+_CPU_BUDGET = 16e6
+_GPU_BUDGET = 1e9  # not measured
+# examples; with fewer the overhead of a call dominates: ResNet-20 (50 MB at 128) is slower with fewer and with more
+DEFAULT_MICRO_BATCH = 128
+_MAX_SAVED = 512e6  # bytes that DEFAULT_MICRO_BATCH examples may save
 
-# where Linux tells what a container may take, what it holds, and how much of that is files it would let go of
+# files of cgroups, versions 2 and 1: a container's limit, its usage, and the reclaimable file cache in that usage
 _CGROUP = Path("/sys/fs/cgroup")
 _CONTAINERS = (
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
@@ -31,8 +31,8 @@ _CONTAINERS = (
 )
 
 
-def examples_at_once(loss_on: Callable[[Any], Tensor], batch: Any, count: float, flat: Tensor) -> int:
-    """How many examples the network evaluates fastest together, the same in every run.
+def micro_batch_size(loss_on: Callable[[Any], Tensor], batch: Any, count: float, flat: Tensor) -> int:
+    """The number of examples per micro-batch, from the bytes that a forward pass saves; the same in every run.
 
     Args:
         loss_on: the loss of a batch, with its graph.
@@ -42,46 +42,49 @@ def examples_at_once(loss_on: Callable[[Any], Tensor], batch: Any, count: float,
     """
     try:
         per_example = saved_bytes(lambda: loss_on(batch), [flat, *tensors_in(batch)]) / count
-    except RuntimeError:  # a network that does not let its graph be watched
-        return USUAL
-    return max(1, int(max(cached_bytes(flat.device), min(USUAL * per_example, _HELD)) / max(per_example, 1.0)))
+    except RuntimeError:  # saved-tensor hooks are disabled in this network
+        return DEFAULT_MICRO_BATCH
+    return max(
+        1,
+        int(max(cache_budget(flat.device), min(DEFAULT_MICRO_BATCH * per_example, _MAX_SAVED)) / max(per_example, 1.0)),
+    )
 
 
-def cached_bytes(device: torch.device) -> float:
-    """What a forward pass may hold at once to be fast."""
-    return _CACHED if device.type == "cpu" else _CACHED_ON_A_GPU
+def cache_budget(device: torch.device) -> float:
+    """Bytes that a forward pass may save and still be fast."""
+    return _CPU_BUDGET if device.type == "cpu" else _GPU_BUDGET
 
 
 def saved_bytes(build: Callable[[], object], shared: Iterable[Tensor]) -> int:
-    """What the graph that ``build`` makes holds on to beside ``shared``, each storage once."""
+    """Bytes saved by the graph that ``build`` makes, each storage counted once, without those of ``shared``."""
     sizes: dict[int, int] = {}
 
     def count(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()  # the tensor itself would hold on to the graph that holds it
+        return tensor.detach()  # saving the tensor itself would make a reference cycle with its graph
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         graph = build()
-    del graph  # only now: storages that were freed meanwhile would lend their addresses to others
+    del graph  # only now: the addresses of storages freed earlier would be reused
     for tensor in shared:
         sizes.pop(tensor.untyped_storage().data_ptr(), None)
     return sum(sizes.values())
 
 
 def free_bytes(device: torch.device) -> int:
-    """On a GPU or in main memory, there no more than the container leaves."""
+    """Free bytes on a GPU, or in main memory within the limit of the container."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return int(max(min(psutil.virtual_memory().available, _left_to_the_container()), 0))
+    return int(max(min(psutil.virtual_memory().available, _container_free_bytes()), 0))
 
 
-def _left_to_the_container() -> float:
-    for limit, held, statistics, cached in _CONTAINERS:  # of cgroups, versions 2 and 1
+def _container_free_bytes() -> float:
+    for limit, usage, statistics, cached in _CONTAINERS:
         try:
-            told = dict(line.split() for line in (_CGROUP / statistics).read_text().splitlines())
-            allowed, taken = (int((_CGROUP / file).read_text()) for file in (limit, held))
-            return allowed - taken + int(told[cached])
+            entries = dict(line.split() for line in (_CGROUP / statistics).read_text().splitlines())
+            limit_bytes, used = (int((_CGROUP / file).read_text()) for file in (limit, usage))
+            return limit_bytes - used + int(entries[cached])
         except (OSError, ValueError, KeyError):  # not this version, or "max": no limit
             continue
     return math.inf

@@ -1,7 +1,7 @@
-"""What modules hold in nested lists and dictionaries: found, copied and exchanged.
+"""Tensors and other objects in the nested lists and dictionaries of modules: find, copy and replace them.
 
-A container may be held by several modules, and by closures and hooks besides. So while a network is lent its containers
-stay the objects that they are, and what is in them is exchanged: whoever holds one sees what the others put there.
+A container may be shared by several modules, closures and hooks. So while a network is lent, its containers remain the
+same objects, and only their contents are replaced.
 """
 
 from __future__ import annotations
@@ -16,59 +16,58 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from landscape.objective.lending.copies import detached_copy
+
 __all__ = [
-    "Held",
-    "anew",
-    "every",
-    "found",
-    "held_by",
-    "own_copy",
-    "owned",
-    "parameter_like",
-    "renewed",
-    "same_bits",
-    "which",
+    "Container",
+    "all_instances",
+    "containers_in",
+    "copies_of",
+    "copy_keys",
+    "fresh_states",
+    "instances_in",
+    "replaced",
 ]
 
-# by methods of these and not by a subclass's own: a Counter adds in ``update``
-_REGISTRIES = ("_parameters", "_buffers", "_modules")  # copied for each evaluation, which is less work than exchanging
+_REGISTRIES = ("_parameters", "_buffers", "_modules")  # copied for each evaluation, which is faster than replacing
 _HOOKS = frozenset(vars(nn.Module())).difference(_REGISTRIES)
-_EXCHANGED = Tensor | torch.Generator
+_REPLACEABLE = Tensor | torch.Generator
+# subclasses are changed by the methods of these, since they may override them: ``Counter.update`` adds
 _MUTABLE: tuple[Any, ...] = (OrderedDict, dict, list, deque, set)
 
 
 @dataclass
-class Held:
-    """A container of the user's, and what is in it while the network is lent.
+class Container:
+    """A container of the user's, and its content while the network is lent.
 
     Args:
-        container: the one.
-        content: a dict, a list of its items, or an array.
+        container: the container.
+        content: a dict, a list of the items, or an array.
     """
 
     container: Any
     content: Any
 
     def __post_init__(self) -> None:
-        self.array = isinstance(self.content, np.ndarray)
-        items = () if self.array else tuple(self.content)
+        self.is_array = isinstance(self.content, np.ndarray)
+        items = () if self.is_array else tuple(self.content)
         if isinstance(self.content, dict):
             items += tuple(self.content.values())
-        # whether something in it may be exchanged
-        self.moves = _exchangeable(items)
+        # whether it has items that may have to be replaced
+        self.replaceable = _has_replaceable(items)
 
-    def now(self) -> Any:
-        """A copy of what is in the container."""
+    def current(self) -> Any:
+        """A copy of the current content of the container."""
         return _content(self.container)
 
-    def has(self, content: Any) -> bool:
-        """Whether that is in the array, bit for bit."""
+    def equals(self, content: Any) -> bool:
+        """Whether the array has this content, bit for bit."""
         return self.container.tobytes() == content.tobytes()
 
-    def put(self, content: Any) -> None:
-        """Have ``content`` in it, and nothing else."""
+    def write(self, content: Any) -> None:
+        """Replace the content of the container."""
         c = self.container
-        if self.array:
+        if self.is_array:
             c[...] = content
         elif isinstance(c, list):
             list.__setitem__(c, slice(None), content)
@@ -78,79 +77,88 @@ class Held:
             (deque.extend if base is deque else base.update)(c, content)
 
     def with_swaps(self, swaps: Mapping[int, Any]) -> Any:
-        """The content with what ``swaps`` names by ``id`` exchanged."""
-        if not (swaps and self.moves):
+        """The content, with objects replaced by ``swaps[id(object)]``."""
+        if not (swaps and self.replaceable):
             return self.content
         if isinstance(self.content, dict):
-            return {renewed(key, swaps): renewed(item, swaps) for key, item in self.content.items()}
-        return [renewed(item, swaps) for item in self.content]
+            return {replaced(key, swaps): replaced(item, swaps) for key, item in self.content.items()}
+        return [replaced(item, swaps) for item in self.content]
 
 
-def held_by(states: Sequence[Mapping[str, Any]]) -> list[Held]:
-    """The containers that the attributes of modules hold at any depth, each once, with what is in them now.
+def containers_in(states: Sequence[Mapping[str, Any]]) -> list[Container]:
+    """The containers in the attributes of modules, at any depth, each once, with their current content.
 
-    A module's registries are its own, and not among them, but where modules share one; nor are hooks where there are
-    none.
+    Not included are a module's registries, unless modules share one, and empty dictionaries of hooks.
     """
     registries = Counter(id(state.get(key)) for state in states for key in _REGISTRIES)
-    left = [
+    queue = [
         value
         for state in states
         for key, value in state.items()
         if not (key in _HOOKS and not value) and not (key in _REGISTRIES and registries[id(value)] == 1)
     ]
     containers: dict[int, Any] = {}
-    while left:
-        item = left.pop()
+    while queue:
+        item = queue.pop()
         if id(item) in containers:
             continue
         if _base(item) is not None or (type(item) is np.ndarray and item.flags.writeable):
             containers[id(item)] = item
-        left += _items(item)
-    return [Held(container, _content(container)) for container in containers.values()]
+        queue += _items(item)
+    return [Container(container, _content(container)) for container in containers.values()]
 
 
-def every(kind: type, states: Sequence[Mapping[str, Any]], held: Sequence[Held]) -> Iterator[Any]:
-    """All of a kind in ``states``, and in the content of ``held`` instead of what is in its containers now."""
-    yield from found((*states, *(h.content for h in held if not h.array)), kind, {id(h.container) for h in held})
+def all_instances(kind: type, states: Sequence[Mapping[str, Any]], contents: Sequence[Container]) -> Iterator[Any]:
+    """All instances of a type in ``states``, with ``contents`` instead of the current content of their containers."""
+    yield from instances_in(
+        (*states, *(h.content for h in contents if not h.is_array)), kind, {id(h.container) for h in contents}
+    )
 
 
-def owned(
-    states: Sequence[Mapping[str, Any]], held: Sequence[Held], ours: dict[int, Any], dtype: torch.dtype | None
-) -> tuple[list[dict[str, Any]], list[Held]]:
-    """Both with copies of their tensors, which ``ours`` then names by ``id``; containers in ``held`` stay theirs."""
-    for tensor in every(Tensor, states, held):
+def copies_of(
+    states: Sequence[Mapping[str, Any]],
+    contents: Sequence[Container],
+    ours: dict[int, Any],
+    dtype: torch.dtype | None,
+) -> tuple[list[dict[str, Any]], list[Container]]:
+    """States and contents with copies of all tensors, which are added to ``ours`` by the ``id`` of the originals.
+
+    The containers in ``contents`` themselves are not copied.
+    """
+    for tensor in all_instances(Tensor, states, contents):
         if id(tensor) not in ours:
-            ours[id(tensor)] = own_copy(tensor, dtype)
-    theirs = {id(h.container) for h in held}
+            ours[id(tensor)] = detached_copy(tensor, dtype)
+    theirs = {id(h.container) for h in contents}
 
     def own(value: Any) -> Any:
         base = None if id(value) in theirs else _base(value)
         if base is None:
-            return renewed(value, ours)
+            return replaced(value, ours)
         new = copy.copy(value)
         if issubclass(base, dict):
-            new.update((key, renewed(item, ours)) for key, item in value.items())
+            new.update((key, replaced(item, ours)) for key, item in value.items())
         return new
 
     return (
         [{key: own(value) for key, value in state.items()} for state in states],
-        [Held(h.container, h.with_swaps(ours)) for h in held],
+        [Container(h.container, h.with_swaps(ours)) for h in contents],
     )
 
 
-def which(states: Sequence[Mapping[str, Any]], held: Sequence[Held]) -> tuple[list[list[str]], list[list[str]]]:
-    """Which registries to copy for each evaluation, and which attributes are tuples with something to exchange."""
-    theirs = {id(h.container) for h in held}
+def copy_keys(
+    states: Sequence[Mapping[str, Any]], contents: Sequence[Container]
+) -> tuple[list[list[str]], list[list[str]]]:
+    """The registries to copy for each evaluation, and the attributes that are tuples with items to replace."""
+    theirs = {id(h.container) for h in contents}
     registries = [[k for k in _REGISTRIES if isinstance(s.get(k), dict) and id(s[k]) not in theirs] for s in states]
-    tuples = [[k for k, v in s.items() if issubclass(type(v), tuple) and _exchangeable(v)] for s in states]
+    tuples = [[k for k, v in s.items() if issubclass(type(v), tuple) and _has_replaceable(v)] for s in states]
     return registries, tuples
 
 
-def anew(
+def fresh_states(
     states: Sequence[dict[str, Any]], keys: tuple[list[list[str]], list[list[str]]], swaps: Mapping[int, Any]
 ) -> Iterator[dict[str, Any]]:
-    """Copies for one evaluation, with what ``swaps`` names exchanged; ``keys`` as ``which`` gives them."""
+    """Copies for one evaluation, with objects replaced by ``swaps[id(object)]``; ``keys`` from ``copy_keys``."""
     for state, copied, tuples in zip(states, *keys, strict=True):
         new = state.copy()
         for key in copied:
@@ -162,45 +170,45 @@ def anew(
                 if id(value) in swaps:
                     new[key] = swaps[id(value)]
             for key in tuples:
-                new[key] = renewed(state[key], swaps)
+                new[key] = replaced(state[key], swaps)
         yield new
 
 
-def renewed(value: Any, swaps: Mapping[int, Any]) -> Any:
-    """What ``swaps`` has for ``value``; a tuple anew, where there is something for what is in it."""
+def replaced(value: Any, swaps: Mapping[int, Any]) -> Any:
+    """``swaps[id(value)]`` if there is one; a new tuple if ``value`` is a tuple with items to replace; or ``value``."""
     if id(value) in swaps:
         return swaps[id(value)]
     kind = type(value)
     if not issubclass(kind, tuple):
         return value
-    items = [renewed(item, swaps) for item in value]
+    items = [replaced(item, swaps) for item in value]
     if all(new is old for new, old in zip(items, value, strict=True)):
         return value
     return kind._make(items) if hasattr(kind, "_make") else tuple(items) if kind is tuple else value
 
 
-def found(value: Any, kind: Any, but: Collection[int] = (), *, deep: bool = True) -> Iterator[Any]:
-    """All of a kind, however they are nested in containers, each container once.
+def instances_in(value: Any, kind: Any, excluded: Collection[int] = (), *, deep: bool = True) -> Iterator[Any]:
+    """All instances of a type, however deeply nested in containers, visiting each container once.
 
     Args:
-        value: to look into.
-        kind: a class, or a union of some.
-        but: ids of containers that are passed by.
-        deep: whether to look into other containers than tuples.
+        value: the object to search.
+        kind: a class, or a union of classes.
+        excluded: ids of containers that are skipped.
+        deep: whether to search other containers than tuples.
     """
-    left, seen = [value], set(but)
-    while left:
-        item = left.pop()
-        # the type's word: proxies of what is dead raise where they are asked for their class
+    queue, seen = [value], set(excluded)
+    while queue:
+        item = queue.pop()
+        # not isinstance, since dead weak proxies raise an error when asked for their class
         if issubclass(type(item), kind):
             yield item
         elif id(item) not in seen and (deep or issubclass(type(item), tuple)):
             seen.add(id(item))
-            left += reversed(_items(item))
+            queue += reversed(_items(item))
 
 
-def _exchangeable(items: tuple[Any, ...]) -> bool:
-    return any(True for _ in found(items, _EXCHANGED, deep=False))
+def _has_replaceable(items: tuple[Any, ...]) -> bool:
+    return any(True for _ in instances_in(items, _REPLACEABLE, deep=False))
 
 
 def _base(value: Any) -> Any:
@@ -220,33 +228,3 @@ def _items(value: Any) -> Sequence[Any]:
     if base is None:
         return value if issubclass(type(value), tuple) else ()
     return list(base.values(value) if issubclass(base, dict) else base.__iter__(value))
-
-
-def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Bit for bit, NaN included."""
-    if one.is_nested or other.is_nested:  # which have no shape
-        return one is other
-    if one.shape != other.shape or one.dtype != other.dtype or one.layout is not torch.strided:
-        return one is other
-    if one.is_quantized:  # whose memory cannot be looked at as bytes
-        return one is other
-    if one.is_meta:  # no bits at all
-        return other.is_meta
-    return torch.equal(*(t.contiguous().reshape(-1).view(torch.uint8) for t in (one, other)))
-
-
-def own_copy(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """A copy without gradient; floating ones in ``dtype``."""
-    own = tensor.detach().clone()
-    vars(own).update(vars(tensor))
-    if dtype is not None and own.is_floating_point():
-        own = own.to(dtype)
-    return parameter_like(own, tensor, requires_grad=False) if isinstance(tensor, nn.Parameter) else own
-
-
-def parameter_like(own: Tensor, given: Tensor, *, requires_grad: bool = True) -> Tensor:
-    """``own`` as a parameter of the type and with the attributes of ``given``."""
-    kind = type(given) if isinstance(given, nn.Parameter) else nn.Parameter
-    parameter = torch.Tensor._make_subclass(kind, own, requires_grad)
-    vars(parameter).update(vars(given))
-    return parameter

@@ -1,4 +1,4 @@
-"""What modules of TorchScript keep outside Python: parameters, buffers and whether they are in training mode."""
+"""The state of TorchScript modules that is stored in C++: parameters, buffers and the training flag."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from landscape.objective.lending.modes import mode_of
+from landscape.objective.lending.modes import training_mode
 
 __all__ = ["Scripted"]
 
 
 class Scripted:
-    """The slots of the ScriptModules among some modules.
+    """The tensor slots of the ScriptModules among some modules.
 
     Args:
-        modules: of any kind; the others have none.
+        modules: any modules; others than ScriptModules are ignored.
 
     Attributes:
-        tensors: what stands in the slots while they are lent, slots by slots; at first the user's own.
+        tensors: the contents of the slots while they are lent, module by module; initially the user's own.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
@@ -32,7 +32,7 @@ class Scripted:
         return any(self.tensors)
 
     def with_tensors(self, tensors: Sequence[dict[str, Tensor]]) -> Scripted:
-        """The same slots for other tensors, slots by slots."""
+        """The same slots with other tensors, module by module."""
         other = Scripted(())
         other._slots, other._training, other.tensors = self._slots, self._training, list(tensors)
         return other
@@ -43,26 +43,26 @@ class Scripted:
         return both
 
     def set_training(self, modules: Iterable[nn.Module], training: bool) -> None:
-        """Whether the modules are in training mode while they are lent."""
+        """Set the mode that the modules have while they are lent."""
         scripted = (m for m in modules if isinstance(m, torch.jit.ScriptModule))
-        self._training = [(m._c, mode_of(m, training)) for m in scripted if m._c.hasattr("training")]
+        self._training = [(m._c, training_mode(m, training)) for m in scripted if m._c.hasattr("training")]
 
     def state(self) -> tuple[list[dict[str, Tensor]], list[bool]]:
-        """What is in the slots."""
+        """The current contents of the slots."""
         return [_tensors_of(slots) for slots in self._slots], [slots.getattr("training") for slots, _ in self._training]
 
     def lend(self, swaps: Mapping[int, Tensor]) -> None:
-        """Put our tensors into the slots, or those that ``swaps`` has by their ``id``."""
-        self._put(
+        """Write our tensors into the slots, or their replacements ``swaps[id(tensor)]``."""
+        self._write(
             [{name: swaps.get(id(own), own) for name, own in tensors.items()} for tensors in self.tensors],
             [on for _, on in self._training],
         )
 
-    def give_back(self, state: tuple[list[dict[str, Tensor]], list[bool]]) -> None:
-        """Put into the slots what was there."""
-        self._put(*state)
+    def restore(self, state: tuple[list[dict[str, Tensor]], list[bool]]) -> None:
+        """Write the contents given by :meth:`state` back into the slots."""
+        self._write(*state)
 
-    def _put(self, tensors: list[dict[str, Tensor]], training: list[bool]) -> None:
+    def _write(self, tensors: list[dict[str, Tensor]], training: list[bool]) -> None:
         for slots, named in zip(self._slots, tensors, strict=True):
             for name, tensor in named.items():
                 slots.setattr(name, tensor)

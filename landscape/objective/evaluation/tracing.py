@@ -1,8 +1,8 @@
-"""What a forward pass of the user's code reads, observed while it runs.
+"""Tracing of the tensors that a forward pass reads, by torch's dispatch and function modes.
 
-- *Tensors of the user's own*: an operation that gets memory of the user's parameter, or a loss whose graph ends in it,
-  shows that forward holds on to it by other ways than its modules' attributes, such as a closure over the tensor.
-- *Embeddings with a padded row*, which autograd holds fixed.
+- *Parameters of the user's network*: an operation on the memory of one, or a graph that ends in one, shows that forward
+  reads it from elsewhere than its modules' attributes, such as from a closure.
+- *Embeddings with a padding row*, to which autograd gives no gradient.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["PaddedRows", "TensorsRead", "goes_on_from", "nodes_of", "originals_in"]
+__all__ = ["PaddingTracer", "ReadTracer", "inner_nodes", "original_leaves", "shares_nodes"]
 
 
-class TensorsRead(TorchDispatchMode):
-    """Notes which of some tensors operations read, by their memory: views and ``.data`` of them count.
+class ReadTracer(TorchDispatchMode):
+    """Records which of the given tensors are read by operations, also through views and ``.data``.
 
     Args:
         tensors: by name.
 
     Attributes:
-        found: those that are read.
+        found: those that were read.
     """
 
-    # of higher-order operators, too, some of which refuse all other modes
+    # needed for higher-order operators, some of which refuse modes that do not support them
     supports_higher_order_operators = True
 
     @classmethod
     def is_infra_mode(cls) -> bool:
-        """Whether torch's own compiler may run under it."""
+        """Whether torch's compiler may run under this mode."""
         return True
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -46,11 +46,11 @@ class TensorsRead(TorchDispatchMode):
             for memory in _memory(tensor):
                 self._names.setdefault(memory, []).append(name)
 
-    def end_in(self, loss: Tensor) -> None:
-        """Note those that the graph of ``loss`` ends in: what was calculated from them earlier has other memory."""
-        self._note(originals_in(loss, self._tensors))
+    def record_leaves(self, loss: Tensor) -> None:
+        """Record the leaves of the graph of ``loss``: tensors computed from them before forward have other memory."""
+        self._record(original_leaves(loss, self._tensors))
 
-    def _note(self, names: Iterable[str]) -> None:
+    def _record(self, names: Iterable[str]) -> None:
         self.found.update((name, self._tensors[name]) for name in names)
 
     def __torch_dispatch__(
@@ -59,50 +59,53 @@ class TensorsRead(TorchDispatchMode):
         for item in tree_leaves((args, kwargs)):
             if isinstance(item, Tensor):
                 for memory in _memory(item):
-                    self._note(self._names.get(memory, ()))
+                    self._record(self._names.get(memory, ()))
         return function(*args, **(kwargs or {}))
 
 
 def _memory(tensor: Tensor) -> Iterator[int]:
-    """The address of its memory, where there is one."""
+    """The address of the tensor's memory, if it has one."""
     try:
         address = tensor.untyped_storage().data_ptr()
     except (RuntimeError, NotImplementedError):  # sparse, or within a transform of torch.func
         return
-    if address:  # which all empty tensors share
+    if address:  # 0 for all empty tensors
         yield address
 
 
-def originals_in(loss: Tensor, originals: Mapping[str, Tensor]) -> set[str]:
-    """The names of those of the user's parameters that the graph of ``loss`` ends in."""
+def original_leaves(loss: Tensor, originals: Mapping[str, Tensor]) -> set[str]:
+    """The names of the user's parameters that are leaves of the graph of ``loss``."""
     names = {id(tensor): name for name, tensor in originals.items()}
     leaves = (id(getattr(node, "variable", None)) for node in _graph(loss))
     return {names[leaf] for leaf in leaves if leaf in names}
 
 
-def nodes_of(loss: Tensor) -> set[Any]:
-    """Those of its graph that are no leaves. Their order cannot be compared: each thread numbers its own."""
+def inner_nodes(loss: Tensor) -> set[Any]:
+    """The nodes of the graph of ``loss`` that are not leaves.
+
+    Sequence numbers would not do, since each thread counts its own.
+    """
     return {node for node in _graph(loss) if not hasattr(node, "variable")}
 
 
-def goes_on_from(loss: Tensor, nodes: set[Any]) -> bool:
-    """Whether the graph of ``loss`` goes on in that of an earlier call, whose ``nodes`` are."""
+def shares_nodes(loss: Tensor, nodes: set[Any]) -> bool:
+    """Whether the graph of ``loss`` includes any of ``nodes``, those of an earlier call."""
     return any(node in nodes for node in _graph(loss))
 
 
 def _graph(loss: Tensor) -> Iterator[Any]:
-    """Its nodes, each once."""
+    """The nodes of the graph, each once."""
     seen, nodes = set(), [loss.grad_fn]
     while nodes:
         node = nodes.pop()
         if node is not None and node not in seen:
             seen.add(node)
             yield node
-            nodes.extend(before for before, _ in node.next_functions)
+            nodes.extend(parent for parent, _ in node.next_functions)
 
 
-class PaddedRows(TorchFunctionMode):
-    """Notes the embeddings that are looked up with a ``padding_idx``."""
+class PaddingTracer(TorchFunctionMode):
+    """Records the embeddings that are called with a ``padding_idx``."""
 
     def __init__(self, weights: dict[int, str]) -> None:
         super().__init__()

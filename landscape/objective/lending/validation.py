@@ -1,4 +1,4 @@
-"""Which networks are taken at all."""
+"""Checks of a network before it is evaluated."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from landscape.objective.lending.containers import found
+from landscape.objective.lending.containers import instances_in
 from landscape.objective.lending.modes import EMBEDDINGS
 
-__all__ = ["HALF", "can_be_owned", "check_initialised", "check_kinds", "check_memory", "checked_dtype"]
+__all__ = ["HALF_PRECISION", "check_classes", "check_initialised", "check_memory", "checked_dtype", "is_copyable"]
 
-# evaluated in float32: their rounding would be most of a second derivative
-HALF = (torch.float16, torch.bfloat16)
+# evaluated in float32: in these, rounding errors dominate second derivatives
+HALF_PRECISION = (torch.float16, torch.bfloat16)
 
 
-def can_be_owned(module: nn.Module) -> bool:
-    """Whether all of the module's own tensors have a shape, values and memory of their own."""
+def is_copyable(module: nn.Module) -> bool:
+    """Whether all of the module's own tensors are initialised and plain, so that they can be copied."""
     own = (*getattr(module, "_parameters", {}).values(), *getattr(module, "_buffers", {}).values())
     return not any(
         t is not None and (is_lazy(t) or t.is_meta or t.is_quantized or is_traceable_wrapper_subclass(t)) for t in own
@@ -27,14 +27,15 @@ def can_be_owned(module: nn.Module) -> bool:
 
 
 def check_initialised(model: nn.Module, what: str = "model") -> None:
-    """Refuse what is no module, or one whose tensors have no shape, no values or no memory of their own.
+    """Check that ``model`` is a module whose tensors are initialised and plain.
 
     Args:
-        model: the one.
-        what: what errors call it.
+        model: the module.
+        what: its name in error messages.
 
     Raises:
-        TypeError, ValueError: it is.
+        TypeError: it is not an ``nn.Module``.
+        ValueError: it has lazy tensors, tensors on the meta device, or tensor subclasses that wrap others.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(
@@ -66,22 +67,22 @@ def check_initialised(model: nn.Module, what: str = "model") -> None:
         )
 
 
-def check_kinds(modules: Sequence[nn.Module], kinds: Sequence[type]) -> None:
-    """Refuse modules that are of another type than they were.
+def check_classes(modules: Sequence[nn.Module], classes: Sequence[type]) -> None:
+    """Check that each module is still an instance of its original class.
 
     Raises:
-        ValueError: one is.
+        ValueError: one is not.
     """
-    for module, kind in zip(modules, kinds, strict=True):
-        if type(module) is not kind:
+    for module, original in zip(modules, classes, strict=True):
+        if type(module) is not original:
             raise ValueError(
-                f"model has a {kind.__name__} that has become a {type(module).__name__} since this objective was "
+                f"model has a {original.__name__} that has become a {type(module).__name__} since this objective was "
                 "made, as parametrizations do: make the objective anew"
             )
 
 
 def check_memory(model: nn.Module, theta: Sequence[Tensor]) -> None:
-    """Refuse networks that keep a view of a trainable parameter, or whose embeddings renormalise their weights.
+    """Check that no module stores a view of a trainable parameter, and that no embedding has a ``max_norm``.
 
     Raises:
         ValueError: one does.
@@ -93,12 +94,12 @@ def check_memory(model: nn.Module, theta: Sequence[Tensor]) -> None:
                 f"model has an embedding {name!r} with max_norm={module.max_norm}, whose forward changes the weights "
                 "in place, so that they are no longer those of theta: give it max_norm=None"
             )
-        held = {**vars(module), **vars(module).get("_buffers", {})}
-        tensors = ((key, tensor) for key, value in held.items() for tensor in found(value, Tensor))
+        attributes = {**vars(module), **vars(module).get("_buffers", {})}
+        tensors = ((key, tensor) for key, value in attributes.items() for tensor in instances_in(value, Tensor))
         for key, value in tensors:
             if isinstance(value, nn.Parameter) or id(value) in own:
                 continue
-            if f"{key}_orig" in vars(module)["_parameters"]:  # which a hook calculates anew before each forward
+            if f"{key}_orig" in vars(module)["_parameters"]:  # recomputed by a hook before each forward
                 continue
             if value.layout is torch.strided and value.numel() and value.untyped_storage().data_ptr() in theirs:
                 raise ValueError(
@@ -108,7 +109,7 @@ def check_memory(model: nn.Module, theta: Sequence[Tensor]) -> None:
 
 
 def checked_dtype(theta: Sequence[Tensor], dtype: torch.dtype | None) -> torch.dtype:
-    """In which to evaluate a network with these trainable parameters; ``dtype`` where the user asks for one.
+    """The dtype in which to evaluate a network with these trainable parameters; ``dtype`` if the user gives one.
 
     Raises:
         ValueError: they are complex, or of several dtypes or devices.
@@ -127,4 +128,4 @@ def checked_dtype(theta: Sequence[Tensor], dtype: torch.dtype | None) -> torch.d
             "model.to(device, dtype), or give dtype=torch.float32 to have it evaluated so"
         )
     own = theta[0].dtype
-    return dtype or (torch.float32 if own in HALF else own)
+    return dtype or (torch.float32 if own in HALF_PRECISION else own)
