@@ -9,7 +9,7 @@ from typing import Any
 from landscape.checkpoints import Checkpoint
 from landscape.compare.settings import CompareSettings
 from landscape.objective import ModelObjective
-from landscape.objective.evaluation.generators import generators_kept
+from landscape.objective.evaluation.generators import preserve_rng_state
 from landscape.problems import Problem
 
 __all__ = ["Objectives"]
@@ -70,5 +70,5 @@ class Objectives:
 def _read(data: Any) -> Any:
     if isinstance(data, tuple):
         return data
-    with generators_kept():  # a DataLoader draws a seed from torch's generator
+    with preserve_rng_state():  # a DataLoader draws a seed from torch's generator
         return list(data)

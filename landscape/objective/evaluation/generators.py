@@ -37,6 +37,3 @@ def rng_state() -> tuple[object, ...]:
     if torch.cuda.is_initialized():
         states += torch.cuda.get_rng_state_all()
     return random.getstate(), pickle.dumps(numpy), *(state.numpy().tobytes() for state in states)
-
-
-generators_kept = preserve_rng_state  # until landscape.compare.objectives uses the new name
