@@ -105,6 +105,26 @@ def test_adding_to_a_run_reuses_what_is_there(tmp_path, computed):
         _assert_same(found.results[group], record)
 
 
+def test_an_analysis_of_all_is_made_anew_for_other_checkpoints_and_what_needs_it_where_it_differs(tmp_path, computed):
+    """The line's reach is that of the sharpest: a flatter checkpoint leaves it, and the line through the other."""
+    store, chosen = tmp_path / "run.zarr", ["line_eigenvector"]
+    values = compare([A, B], _problem(), analyses=["eigenpairs"], settings=QUICK).of("eigenpairs")
+    flat, sharp = sorted((A, B), key=lambda checkpoint: values[checkpoint.name].values.max())
+    compare([sharp], _problem(), analyses=chosen, settings=QUICK, store=store)
+    computed.clear()
+    compare([sharp, flat], _problem(), analyses=chosen, settings=QUICK, store=store)
+    assert computed == [f"{flat.name}/eigenpairs", "minima/reach", f"{flat.name}/line_eigenvector"]
+
+    def names(task):
+        return xarray.Dataset({"names": ("checkpoint", [c.name for c in task.checkpoints])})
+
+    one = Analysis("one", lambda task: xarray.Dataset({"n": len(task.checkpoints)}), scope="all")
+    table = [one, Analysis("names", names, scope="all", needs=("one",))]
+    for checkpoints in ([A, B], [A, _other("C", 1)]):  # the record of "one" is the same
+        found = compare(checkpoints, _problem(), analyses=table, settings=QUICK, store=store)
+        assert found.results["minima/names"].names.values.tolist() == [c.name for c in checkpoints]
+
+
 def test_a_changed_setting_leaves_what_does_not_depend_on_it(tmp_path, computed):
     store, chosen = tmp_path / "run.zarr", ["laplace", "monte_carlo", "band_random"]
     compare([A], _problem(), analyses=chosen, settings=QUICK, store=store)

@@ -48,8 +48,6 @@ class Keys:
             "settings": {name: getattr(self._settings, name) for name in analysis.settings},
             "needed": {name: _digest(record) for name, record in needed.items()},
         }
-        if analysis.scope == "all" and analysis.needs:  # what it makes of their records is all that counts
-            del depends["checkpoints"]
         return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
 
 
