@@ -133,13 +133,13 @@ class Evaluation:
         return body()
 
     def _outputs_and_loss(self, batch: Any) -> tuple[Any, Tensor]:
-        first, count = batch not in self.seen, self.weight(batch)
+        first = batch not in self.seen
         copied = copied_batch(batch, cloned=first or id(batch) in self.seen.mutated)
         tensors = list(tensors_in(copied))  # before forward, which may remove some from the batch
         versions = [tensor._version for tensor in tensors]
         with self.kernels.noise():
             outputs = self.forward(self.network.model, copied)
-            loss = batch_loss(self.loss, outputs, copied, count)
+            loss = batch_loss(self.loss, outputs, copied, partial(self.weight, batch))
         if versions != [tensor._version for tensor in tensors] and id(batch) not in self.seen.mutated:
             if not first:
                 raise ValueError(

@@ -25,8 +25,6 @@ __all__ = [
 # with class weights or ignored targets, the mean of these is not over examples
 _WEIGHTED = (nn.CrossEntropyLoss, nn.NLLLoss)
 _WEIGHTED_FUNCTIONS = (nn.functional.cross_entropy, nn.functional.nll_loss)
-# reductions that are divided by the number of examples to give a mean
-_SUMS = ("sum",)
 # heuristic: a loss from which more objects can be reached is not searched any further
 _MAX_OBJECTS = 10_000
 _LEAVES = type | Tensor | str | bytes | int | float
@@ -56,8 +54,8 @@ def reduction_of(loss: Callable[..., Tensor] | None) -> str:
     return getattr(loss, "reduction", "mean") if type(loss).__module__ == nn.modules.loss.__name__ else "mean"
 
 
-def batch_loss(loss: Callable[..., Tensor] | None, outputs: Any, batch: Any, count: float) -> Tensor:
-    """The mean loss of a batch of ``count`` examples.
+def batch_loss(loss: Callable[..., Tensor] | None, outputs: Any, batch: Any, weight: Callable[[], float]) -> Tensor:
+    """The mean loss of a batch; sums are divided by ``weight()``, its number of examples.
 
     Raises:
         ValueError: the loss is not a single real number.
@@ -73,7 +71,7 @@ def batch_loss(loss: Callable[..., Tensor] | None, outputs: Any, batch: Any, cou
             f"loss returns {returned}: give one that returns a single real number, the mean over the batch"
         )
     value = value.reshape(())
-    return value / count if reduction_of(loss) in _SUMS else value
+    return value / weight() if reduction_of(loss) == "sum" else value
 
 
 def check_call(loss: Callable[..., Tensor] | None, batch: Any) -> None:
@@ -114,7 +112,7 @@ def check_mean(loss: Callable[..., Tensor] | None, batches: list[tuple[Any, floa
     if reduction == "none":
         raise ValueError("loss has reduction='none', one loss for each example: give one with reduction='mean'")
     inner, options = _without_partial(loss), loss.keywords if isinstance(loss, partial) else {}
-    if reduction in _SUMS or not (isinstance(inner, _WEIGHTED) or inner in _WEIGHTED_FUNCTIONS):
+    if reduction == "sum" or not (isinstance(inner, _WEIGHTED) or inner in _WEIGHTED_FUNCTIONS):
         return
     if getattr(inner, "weight", None) is not None or options.get("weight") is not None:
         raise ValueError(

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -149,10 +149,9 @@ class Network:
 
     # --- lending --------------------------------------------------------------------------------------------------
 
-    @contextmanager
     def lent(
         self, weights: Sequence[Tensor] | None = None, *, adopt: Iterable[nn.Module] = (), probe: bool = False
-    ) -> Iterator[nn.Module]:
+    ) -> AbstractContextManager[nn.Module]:
         """Context in which the user's network uses our tensors.
 
         Args:
@@ -163,16 +162,11 @@ class Network:
         Raises:
             ValueError: a module changed its class since, or a buffer was changed in place that no ``probe`` found.
         """
-        with ExitStack() as stack:
-            if torch.is_inference_mode_enabled():  # inference tensors have no version, and cannot be saved in a graph
-                graph = torch.is_grad_enabled()
-                stack.enter_context(torch.inference_mode(False))
-                stack.enter_context(torch.set_grad_enabled(graph))
-            with self._swapped(weights, adopt, probe):
-                yield self.model
+        swapped = self._swapped(weights, adopt, probe)
+        return _outside_inference(swapped) if torch.is_inference_mode_enabled() else swapped
 
     @contextmanager
-    def _swapped(self, weights: Sequence[Tensor] | None, adopt: Iterable[nn.Module], probe: bool) -> Iterator[None]:
+    def _swapped(self, weights: Sequence[Tensor] | None, adopt: Iterable[nn.Module], probe: bool) -> Iterator[Any]:
         swaps: dict[int, Any] = {id(g): g.clone_state() for g in self._generators}
         if weights is not None:
             swaps.update((id(own), given) for own, given in zip(self.weights, weights, strict=True))
@@ -196,7 +190,7 @@ class Network:
                     one.write(one.with_swaps(swaps))
                 self.scripted.lend(swaps)
                 parametrize._cache, parametrize._cache_enabled = {}, 0  # of the user's own weights
-                yield
+                yield self.model
                 self._adopt(set(adopt))
                 if probe:
                     self._arrays |= {id(h.container) for h in held if h.is_array and not h.equals(h.content)}
@@ -295,3 +289,11 @@ class Network:
     def _set_mutated(self, indices: Sequence[int]) -> None:
         tensors = self._tensors()
         self._mutated = {id(tensors[i]) for i in indices}
+
+
+@contextmanager
+def _outside_inference(inner: AbstractContextManager[nn.Module]) -> Iterator[nn.Module]:
+    """``inner`` without inference mode, whose tensors have no version and cannot be saved in a graph."""
+    graph = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(graph), inner as model:
+        yield model
