@@ -41,6 +41,7 @@ Out = Annotated[Path, typer.Option(help="Folder to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Empty the folder first.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with what the folder holds.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Train for so many seeds, from --seed on.")]
 Epochs = Annotated[int, typer.Option(min=1, help="The budget: passes over the data, in gradients.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Examples per gradient.")]
 WeightDecay = Annotated[float, typer.Option(min=0, help="Adds this / 2 times the squared weight norm.")]
@@ -50,6 +51,7 @@ WeightDecay = Annotated[float, typer.Option(min=0, help="Adds this / 2 times the
 def demo(
     out: Out = Path("runs/demo"),
     seed: Seed = 0,
+    seeds: Seeds = 3,
     overwrite: Overwrite = False,
     resume: Resume = False,
 ) -> None:
@@ -57,7 +59,7 @@ def demo(
     problem = find_problem("digits_cnn")
     settings = CompareSettings(seed=seed)
     with output_folder(out, overwrite=overwrite, resume=resume):
-        checkpoints = train_at_equal_budget(problem, out / "checkpoints", seed=seed, progress=_bar)
+        checkpoints = train_at_equal_budget(problem, out / "checkpoints", seed=seed, seeds=seeds, progress=_bar)
         _tell(compare(checkpoints, problem, settings=settings, store=out / "run.zarr", progress=_bar), out)
 
 
@@ -73,7 +75,7 @@ def train(
     batch_size: BatchSize = 128,
     weight_decay: WeightDecay = 1e-3,
     seed: Seed = 0,
-    seeds: Annotated[int, typer.Option(min=1, help="Train for so many seeds, from --seed on.")] = 1,
+    seeds: Seeds = 1,
     out: Out = Path("runs/train"),
     overwrite: Overwrite = False,
     resume: Resume = False,
@@ -103,7 +105,8 @@ def compare_command(
     checkpoints: Annotated[
         list[str],
         typer.Argument(
-            help="Saved weights, .safetensors or torch.save of a state_dict: PATH, or NAME=PATH.",
+            help="Saved weights, .safetensors or torch.save of a state_dict: PATH, or NAME=PATH. Files called "
+            "NAME-seedK are runs of one group, and so are several NAME=PATH of one NAME.",
             metavar="CHECKPOINT...",
         ),
     ],
@@ -134,6 +137,9 @@ def compare_command(
     ] = _DEFAULTS.budget,
     line_points: Annotated[int, typer.Option(min=2, help="On each line.")] = _DEFAULTS.line_points,
     plane_points: Annotated[int, typer.Option(min=2, help="Per side of a plane.")] = _DEFAULTS.plane_points,
+    drop_diverged: Annotated[
+        bool, typer.Option("--drop-diverged", help="Leave out checkpoints whose loss is not finite, and say so.")
+    ] = False,
     seed: Seed = 0,
     out: Out = Path("runs/compare"),
     overwrite: Overwrite = False,
@@ -159,7 +165,15 @@ def compare_command(
         plane_points=plane_points,
     )
     with output_folder(out, overwrite=overwrite, resume=resume):
-        result = compare(loaded, found, analyses=analysis, settings=settings, store=out / "run.zarr", progress=_bar)
+        result = compare(
+            loaded,
+            found,
+            drop_diverged=drop_diverged,
+            analyses=analysis,
+            settings=settings,
+            store=out / "run.zarr",
+            progress=_bar,
+        )
         _tell(result, out)
 
 

@@ -93,6 +93,17 @@ def test_names_paths_and_equal_signs(tmp_path):
     assert [c.name for c in load_checkpoints([f"first={a}", str(b)])] == ["first", "net"]
 
 
+def test_a_name_given_several_times_is_that_of_a_group(tmp_path):
+    model, _ = tiny_mlp()
+    told = [save_checkpoint(tmp_path / f"{seed}.safetensors", model, {"seed": seed}) for seed in (7, 3)]
+    silent = [save_checkpoint(tmp_path / f"{name}.safetensors", model, {}) for name in "ab"]
+    specs = [f"SGD={told[0]}", f"SAM={silent[0]}", f"SGD={told[1]}", f"SAM={silent[1]}", f"one={told[0]}"]
+    names = [c.name for c in load_checkpoints(specs)]
+    assert names == ["SGD-seed7", "SAM-seed0", "SGD-seed3", "SAM-seed1", "one"]
+    # the same seed twice cannot name both
+    assert [c.name for c in load_checkpoints([f"SGD={told[0]}"] * 2)] == ["SGD-seed0", "SGD-seed1"]
+
+
 def test_the_digest_tells_checkpoints_apart():
     model, _ = tiny_mlp()
     a = Checkpoint.of(model, "a")

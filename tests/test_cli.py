@@ -53,6 +53,24 @@ def test_train_then_compare(run, tmp_path):
     assert "plane_random" not in progress  # all was there
 
 
+def test_seeds_are_compared_as_groups(run, tmp_path):
+    trained = tmp_path / "trained"
+    code, _, _ = run("train", "--problem", "digits_mlp", "--epochs", 2, "--seeds", 2, "--out", trained)
+    assert code == 0
+    runs = [trained / f"{name}-seed{seed}.safetensors" for name in ("SGD", "Entropy-SGD") for seed in (0, 1)]
+    arguments = ("--problem", "digits_mlp", "--analysis", "eigenpairs", *QUICK)
+    code, _, _ = run("compare", *runs, *arguments, "--out", tmp_path / "by_name")
+    assert code == 0
+    named = [f"{name}={path}" for name, path in zip(("A", "A", "B", "B"), runs, strict=True)]
+    code, _, _ = run("compare", *named, *arguments, "--out", tmp_path / "named")
+    assert code == 0
+    groups = [json.loads((tmp_path / out / "results.json").read_text())["groups"] for out in ("by_name", "named")]
+    assert groups[0] == {name: [f"{name}-seed0", f"{name}-seed1"] for name in ("SGD", "Entropy-SGD")}
+    assert groups[1] == {name: [f"{name}-seed0", f"{name}-seed1"] for name in ("A", "B")}
+    report = (tmp_path / "by_name" / "report.html").read_text()
+    assert "Of 1 measure over 2 pairs of runs of SGD and Entropy-SGD" in report
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -46,6 +46,7 @@ def _records():
         stderr=np.full((1, 2), np.nan),
         differences=np.zeros((1, 2)),
         differences_stderr=np.zeros((1, 2)),
+        covariance=np.arange(4.0).reshape(1, 2, 2),
     )
 
 

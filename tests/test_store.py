@@ -106,7 +106,7 @@ def test_a_write_that_dies_leaves_no_half_record(tmp_path, monkeypatch):
 
 def test_a_run_of_an_older_format_is_refused_in_one_sentence(tmp_path):
     zarr.open_group(tmp_path / "run.zarr", mode="a", zarr_format=2).attrs["settings"] = "{}"
-    with pytest.raises(ValueError, match="holds a run of format 1, and this version writes format 2"):
+    with pytest.raises(ValueError, match="holds a run of format 1, and this version writes format 3"):
         Store(tmp_path / "run.zarr")
 
 

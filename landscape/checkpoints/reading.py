@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from landscape.checkpoints.checkpoint import Checkpoint
@@ -49,16 +50,30 @@ def load_checkpoint(path: str | Path, name: str | None = None) -> Checkpoint:
 def load_checkpoints(specs: Iterable[str]) -> list[Checkpoint]:
     """Read several checkpoints, each given as ``PATH``, or as ``NAME=PATH`` to give it a name.
 
-    Files with the same stem are called ``folder-stem``.
+    Files with the same stem are called ``folder-stem``. A NAME that is given several times is that of a group of runs:
+    they are called ``NAME-seedK``, with K the seed that their files tell of, or else their place from 0 on.
     """
     named = [_name_and_path(spec) for spec in specs]
     stems = Counter(_default_name(path) for name, path in named if not name)
-    return [
+    loaded = [
         load_checkpoint(
             path, name or (f"{path.parent.name}-{_default_name(path)}" if stems[_default_name(path)] > 1 else None)
         )
         for name, path in named
     ]
+    for group, count in Counter(name for name, _ in named if name).items():
+        if count > 1:
+            _name_runs(loaded, [i for i, (name, _) in enumerate(named) if name == group])
+    return loaded
+
+
+def _name_runs(loaded: list[Checkpoint], places: list[int]) -> None:
+    """Name the checkpoints at ``places``, all of one name, by their seeds."""
+    seeds = [loaded[i].metadata.get("seed") for i in places]
+    if not all(isinstance(seed, int) for seed in seeds) or len(set(seeds)) < len(seeds):
+        seeds = list(range(len(places)))
+    for i, seed in zip(places, seeds, strict=True):
+        loaded[i] = replace(loaded[i], name=f"{loaded[i].name}-seed{seed}")
 
 
 def _default_name(path: Path) -> str:

@@ -15,7 +15,7 @@ from landscape.compare.objectives import Objectives
 from landscape.compare.settings import CompareSettings
 from landscape.objective import ModelObjective
 from landscape.progress import Progress
-from landscape.results import Comparison, paired_errors
+from landscape.results import Comparison, error_covariance, paired_errors
 
 __all__ = ["Analysis", "Picture", "Row", "Task", "with_needs"]
 
@@ -54,6 +54,10 @@ class Row:
     def paired(self) -> np.ndarray:
         """The error of each difference from the first: over paired draws, else of both together."""
         return paired_errors(self.errors, self.draws)
+
+    def covariance(self) -> np.ndarray:
+        """Of the errors of any two checkpoints' values."""
+        return error_covariance(self.errors, self.draws)
 
 
 @dataclass(frozen=True)

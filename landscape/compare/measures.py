@@ -62,6 +62,7 @@ def measure(
         stderr=np.stack([row.errors for row in rows]),
         differences=np.stack([row.values - row.values[0] for row in rows]),
         differences_stderr=np.stack([row.paired() for row in rows]),
+        covariance=np.stack([row.covariance() for row in rows]),
     )
 
 

@@ -16,6 +16,7 @@ from landscape.compare.analysis import Picture
 from landscape.results import Comparison
 
 __all__ = [
+    "groups",
     "lines_along_eigenvectors",
     "lines_from_first",
     "local_entropies",
@@ -46,6 +47,15 @@ def new_figure(width: float = 5.6, height: float = 4.0, layout: Any = "constrain
     figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure
+
+
+def groups(comparison: Comparison) -> Picture:
+    """The measures of flatness by group, with each run."""
+    rows = sum(bool(way) for way in comparison.measures.flatter)
+    figure = new_figure(8, 1.6 + 0.5 * rows)
+    plots.group_dots(comparison.measures, comparison.groups, ax=figure.subplots())
+    caption = "Each measure relative to the first group's mean: a dot per run, the means with their 95 % confidence "
+    return Picture("groups", caption + "intervals over runs.", figure, wide=True)
 
 
 def spectra(comparison: Comparison) -> Iterator[Picture]:
@@ -92,7 +102,8 @@ def random_bands(comparison: Comparison) -> Iterator[Picture]:
 def random_planes(comparison: Comparison) -> Iterator[Picture]:
     """Of the analysis ``plane_random``."""
     planes = comparison.of("plane_random")
-    figure = new_figure(3.6 * len(planes) + 1, 4.2, layout="compressed")
+    rows, columns = plots.rows_and_columns(len(planes))
+    figure = new_figure(3.6 * columns + 1, 4.2 * rows, layout="compressed")
     plots.loss_surfaces(planes, figure=figure)
     caption = "Training loss over the plane of the same two random directions, scaled filter by filter to each "
     caption += "checkpoint's weights. The colours are shared; + marks the checkpoint."

@@ -7,7 +7,7 @@ than those of the two results apart; but for sequential Monte Carlo, whose sched
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import groupby
@@ -19,6 +19,7 @@ import numpy as np
 from landscape.checkpoints import Checkpoint
 from landscape.compare.analyses import ANALYSES
 from landscape.compare.analysis import Analysis, Task, with_needs
+from landscape.compare.groups import check_groups, groups_by_name
 from landscape.compare.keys import Keys
 from landscape.compare.measures import measure
 from landscape.compare.objectives import Objectives
@@ -33,9 +34,11 @@ __all__ = ["compare"]
 
 
 def compare(
-    checkpoints: Sequence[Checkpoint],
-    problem: Problem,
+    checkpoints: Sequence[Checkpoint] = (),
+    problem: Problem | None = None,
     *,
+    groups: Mapping[str, Sequence[Checkpoint]] | None = None,
+    drop_diverged: bool = False,
     analyses: Iterable[str | Analysis] | None = None,
     settings: CompareSettings | None = None,
     store: str | Path | None = None,
@@ -45,8 +48,11 @@ def compare(
 
     Args:
         checkpoints: of networks that ``problem.model`` builds, with different names. Differences are
-            from the first.
-        problem: the network, loss and data.
+            from the first. Those called ``NAME-seedK`` are runs of one group, NAME.
+        problem: the network, loss and data; needed.
+        groups: the checkpoints by group, such as the seeds of each optimizer, instead of ``checkpoints``; their
+            names must differ.
+        drop_diverged: whether to leave out checkpoints whose loss is not finite, and say so, instead of an error.
         analyses: names of those in the table ``landscape.compare.ANALYSES``, or ones of your own
             (``docs/extending.md``); what they need is added. Default: the whole table.
         settings: how closely to look.
@@ -61,20 +67,23 @@ def compare(
         its record.
 
     Raises:
+        TypeError: no problem.
         ValueError: no checkpoint; two of one name; one that does not fit the network, or whose loss is
-            not finite; an unknown analysis; a store of another format.
+            not finite; an unknown analysis; a store of another format; both checkpoints and groups, a checkpoint in
+            two groups or a group without any.
     """
+    if problem is None:
+        raise TypeError("problem is missing: give the network, loss and data")
     settings = settings or CompareSettings()
     table = with_needs(analyses, ANALYSES)
-    check_checkpoints(checkpoints)
+    checkpoints, members = _in_groups(checkpoints, groups)
     objectives = Objectives(problem, settings)
     losses = {c.name: objectives.at(c).value(objectives.at(c).theta) for c in checkpoints}
-    for name, loss in losses.items():
-        if not np.isfinite(loss):
-            raise ValueError(
-                f"checkpoint {name!r} has a training loss of {loss}: only a checkpoint with a finite "
-                "loss has a landscape around it"
-            )
+    diverged = _diverged(losses, drop_diverged)
+    checkpoints = [c for c in checkpoints if c.name not in diverged]
+    members = {group: [name for name in names if name not in diverged] for group, names in members.items()}
+    if empty := [group for group, names in members.items() if not names]:
+        raise ValueError(f"every run of {', '.join(empty)} has diverged: nothing is left of that group to compare")
     check_fixed_tensors(checkpoints, objectives.train)
     provenance = provenance_of(checkpoints, objectives)
     kept = Store(store) if store else None
@@ -100,11 +109,46 @@ def compare(
         provenance=provenance,
         failures=failures,
         analyses=table,
+        groups=members,
+        diverged=diverged,
     )
     if kept:
         kept.write("measures", comparison.measures)
         kept.finish(comparison.settings, provenance)
     return comparison
+
+
+def _in_groups(
+    checkpoints: Sequence[Checkpoint], groups: Mapping[str, Sequence[Checkpoint]] | None
+) -> tuple[list[Checkpoint], dict[str, list[str]]]:
+    """All checkpoints, and their names by group, if they are of any."""
+    if groups is None:
+        given, members = list(checkpoints), groups_by_name(c.name for c in checkpoints)
+    elif checkpoints:
+        raise ValueError("checkpoints and groups were both given: give one of them")
+    else:
+        given = [c for inside in groups.values() for c in inside]
+        members = {group: [c.name for c in inside] for group, inside in groups.items()}
+        check_groups(members)
+    check_checkpoints(given)
+    return given, members
+
+
+def _diverged(losses: Mapping[str, float], drop: bool) -> tuple[str, ...]:
+    """The names of checkpoints whose loss is not finite.
+
+    Raises:
+        ValueError: there are some and they are not to be left out, or nothing else is left.
+    """
+    found = tuple(name for name, loss in losses.items() if not np.isfinite(loss))
+    if found and (not drop or len(found) == len(losses)):
+        told = ", ".join(f"{name!r} ({losses[name]})" for name in found)
+        raise ValueError(
+            f"{len(found)} of {len(losses)} checkpoints have a training loss that is not finite: {told}. Only a "
+            "checkpoint with a finite loss has a landscape around it: leave them out, or give drop_diverged=True, "
+            "which does so and counts them"
+        )
+    return found
 
 
 def _in_order(

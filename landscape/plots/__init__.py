@@ -7,8 +7,9 @@ from landscape.plots.barriers import barrier_line, barrier_matrix
 from landscape.plots.curves import curve_in_plane, path_and_curve
 from landscape.plots.entropy import entropy_along_training, local_entropy_curve, smc_diagnostics
 from landscape.plots.flatness import flatness_dots
+from landscape.plots.groups import group_dots
 from landscape.plots.lines import line_bands, line_between, line_panels, lines
-from landscape.plots.planes import loss_bar, loss_surface, loss_surfaces
+from landscape.plots.planes import loss_bar, loss_surface, loss_surfaces, rows_and_columns
 from landscape.plots.spectra import (
     density_curve,
     eigenvalue_histogram,
@@ -28,6 +29,7 @@ __all__ = [
     "eigenvalue_histogram",
     "entropy_along_training",
     "flatness_dots",
+    "group_dots",
     "hessian_and_gauss_newton",
     "interactive_surface",
     "layer_heatmap",
@@ -41,6 +43,7 @@ __all__ = [
     "loss_surfaces",
     "palette",
     "path_and_curve",
+    "rows_and_columns",
     "smc_diagnostics",
     "spectrum_panels",
     "surface_3d",

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from landscape.plots.style import new_axes, palette, set_loss_axis
+from landscape.plots.style import new_axes, palette, set_legend, set_loss_axis
 from landscape.results import LocalEntropy
 
 __all__ = ["entropy_along_training", "local_entropy_curve", "smc_diagnostics"]
@@ -52,7 +52,7 @@ def local_entropy_curve(entropies: Mapping[str, Sequence[LocalEntropy]], *, ax: 
     _set_radius_axis(ax, np.concatenate([np.atleast_1d(sweep.radius) for _, sweep in sweeps]))
     beta = sweeps[0][1].beta
     _set_excess_axis(ax, [np.atleast_1d(sweep.excess) for _, sweep in sweeps], rf"{_EXCESS}, $\beta$ = {beta:g}")
-    ax.legend(frameon=False, fontsize="small")
+    set_legend(ax)
     return ax
 
 

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from landscape.plots.scales import METRIC_NAMES, axis_in_common, wrapped
-from landscape.plots.style import new_axes, palette, set_loss_axis
+from landscape.plots.style import new_axes, palette, set_legend, set_loss_axis
 from landscape.results import Line, LineBand
 
 __all__ = ["line_bands", "line_between", "line_panels", "lines"]
@@ -48,7 +48,7 @@ def line_between(
         ax.axvline(position, color=color, lw=1.5, alpha=0.8, label=name)
     _draw_losses(ax, [("train", train, "0.1", "-"), ("test", test, "0.55", "--")])
     ax.set_xlabel(wrapped(f"position between the ends (1 unit = {train.direction_norm:.3g} in parameter norm)", _WIDTH))
-    ax.legend(frameon=False)
+    set_legend(ax)
     return ax
 
 
@@ -75,7 +75,7 @@ def lines(
     _draw_losses(ax, curves, share=share)
     axis = axis_in_common({label: line.axis for label, line in slices.items()}) if xlabel is None else xlabel
     ax.set_xlabel(wrapped(axis, _WIDTH))
-    ax.legend(frameon=False)
+    set_legend(ax)
     return ax
 
 

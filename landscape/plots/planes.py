@@ -23,7 +23,9 @@ from landscape.plots.scales import blank_note, is_log, on_grid, scale_name, shar
 from landscape.plots.style import palette
 from landscape.results import Frame, Plane
 
-__all__ = ["loss_bar", "loss_surface", "loss_surfaces", "on_axes"]
+__all__ = ["loss_bar", "loss_surface", "loss_surfaces", "on_axes", "rows_and_columns"]
+
+_MOST_IN_A_ROW = 4
 
 _OFF_PLANE = "Reds"  # distinct from viridis, the colours of the loss
 _ON_PLANE = 1e-4  # relative to the plane's diagonal: smaller distances are from rounding to float32
@@ -96,7 +98,7 @@ def loss_surfaces(
     limits: tuple[float, float] | None = None,
     figure: Figure | None = None,
 ) -> Figure:
-    """Several planes side by side, with a common colour scale.
+    """Several planes side by side, with a common colour scale; more than four in several rows.
 
     Args:
         planes: by label.
@@ -115,7 +117,10 @@ def loss_surfaces(
     norm = shared_norm(list(planes.values()), metric, scale, limits)
     to_scale = _can_be_to_scale(planes.values())
     figure = figure or _figure(planes.values(), to_scale, bool(trajectories))
-    axes = np.atleast_1d(figure.subplots(1, len(planes), sharex=not trajectories, sharey=not trajectories))
+    shared = not trajectories
+    axes = list(np.ravel(figure.subplots(*rows_and_columns(len(planes)), sharex=shared, sharey=shared)))
+    while len(axes) > len(planes):
+        axes.pop().remove()
     off = _distances(trajectories.values())
     for ax, (label, plane) in zip(axes, planes.items(), strict=True):
         filled = _contours(ax, plane, metric, norm, to_scale)
@@ -125,10 +130,16 @@ def loss_surfaces(
             _mark(ax, plane, checkpoints[label])
         _set_title(ax, plane, metric, label, evaluated)
         _name_axes(ax, plane, to_scale, trajectories.get(label))
-    loss_bar(filled, list(axes), metric=metric)
+    loss_bar(filled, axes, metric=metric)
     if trajectories:
-        _distance_bar(figure, off, list(axes))
+        _distance_bar(figure, off, axes)
     return figure
+
+
+def rows_and_columns(count: int) -> tuple[int, int]:
+    """Of so many planes side by side: at most four a row, the rows as even as may be."""
+    rows = -(-count // _MOST_IN_A_ROW)
+    return rows, -(-count // rows)
 
 
 def loss_bar(contours: QuadContourSet, axes: Axes | Sequence[Axes], *, metric: str = "loss") -> Colorbar:
@@ -195,7 +206,8 @@ def _can_be_to_scale(planes: Iterable[Plane]) -> bool:
 
 def _figure(planes: Collection[Plane], to_scale: bool, trajectories: bool) -> Figure:
     tallest = max(map(_shape, planes)) if to_scale else 1.0
-    size = (4 * len(planes) + 1, 1.2 + 3.2 * tallest + 0.8 * trajectories)
+    rows, columns = rows_and_columns(len(planes))
+    size = (4 * columns + 1, (1.2 + 3.2 * tallest + 0.8 * trajectories) * rows)
     return plt.figure(figsize=size, layout="compressed")
 
 

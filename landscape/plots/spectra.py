@@ -12,7 +12,7 @@ import xarray
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from landscape.plots.style import new_axes, palette
+from landscape.plots.style import new_axes, palette, set_legend
 from landscape.results import Eigenpairs, SpectralDensity
 
 __all__ = ["density_curve", "eigenvalue_histogram", "hessian_and_gauss_newton", "layer_heatmap", "spectrum_panels"]
@@ -68,7 +68,7 @@ def eigenvalue_histogram(
         xlabel=r"eigenvalue $\lambda$ of the Hessian",
         ylabel="eigenvalues per bin (log)",
     )
-    ax.legend(frameon=False)
+    set_legend(ax)
     return ax
 
 
@@ -198,7 +198,7 @@ def _density_axes(ax: Axes, smallest: float, width: float, xlabel: str) -> Axes:
         xlabel=xlabel,
         ylabel=rf"density (Gaussian, $\sigma$ = {width:.2g})",
     )
-    ax.legend(frameon=False)
+    set_legend(ax)
     return ax
 
 

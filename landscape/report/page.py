@@ -12,8 +12,8 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 
-from landscape.compare import Picture, verdicts
-from landscape.compare.pictures import style
+from landscape.compare import Picture, group_verdicts, paired_by_seed, verdicts
+from landscape.compare.pictures import groups, style
 from landscape.report import text
 from landscape.results import Comparison, LocalEntropy
 
@@ -33,17 +33,18 @@ def write_report(comparison: Comparison, folder: str | Path) -> Path:
     numbers = json.dumps(text.plain(comparison), indent=1, allow_nan=False)
     (folder / "results.json").write_text(numbers, encoding="utf-8")
     sections = [_Section(title, [_Image(p, _png(p.figure)) for p in drawn]) for title, drawn in _drawn(comparison)]
-    for section in sections:
-        for image in section.images:
-            (folder / "figures" / f"{image.picture.name}.png").write_bytes(image.png)
+    top = [_Image(p, _png(p.figure)) for p in _of_groups(comparison)]
+    for image in (*top, *(image for section in sections for image in section.images)):
+        (folder / "figures" / f"{image.picture.name}.png").write_bytes(image.png)
     page = folder / "report.html"
-    page.write_text(_page(comparison, sections), encoding="utf-8")
+    page.write_text(_page(comparison, top, sections), encoding="utf-8")
     return page
 
 
 def figures(comparison: Comparison) -> dict[str, Figure]:
     """All pictures of the comparison, by name. They are drawn off screen: nothing is shown."""
-    return {picture.name: picture.figure for _, drawn in _drawn(comparison) for picture in drawn}
+    drawn = [*_of_groups(comparison), *(picture for _, pictures in _drawn(comparison) for picture in pictures)]
+    return {picture.name: picture.figure for picture in drawn}
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,14 @@ class _Section:
     images: list[_Image]
 
 
+def _of_groups(comparison: Comparison) -> list[Picture]:
+    """The picture of the groups, if there are any and a measure that calls one the flatter."""
+    if not comparison.groups or not any(comparison.measures.flatter):
+        return []
+    with style():
+        return [groups(comparison)]
+
+
 def _drawn(comparison: Comparison) -> list[tuple[str, list[Picture]]]:
     """The pictures of the analyses that have records, by the title that these share; one that several draw is drawn
     once."""
@@ -79,7 +88,7 @@ def _drawn(comparison: Comparison) -> list[tuple[str, list[Picture]]]:
     return [(title, pictures) for title, pictures in sections.items() if title]
 
 
-def _page(comparison: Comparison, sections: list[_Section]) -> str:
+def _page(comparison: Comparison, top: list[_Image], sections: list[_Section]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("landscape.report", "."),
         autoescape=True,
@@ -88,18 +97,27 @@ def _page(comparison: Comparison, sections: list[_Section]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["number"] = text.number
+    environment.filters["p_value"] = text.p_value
     environment.filters["training_settings"] = text.training_settings
-    for function in (text.with_error, text.verdict, text.reason):
+    functions = (text.with_error, text.verdict, text.reason, text.group_verdict, text.interval, text.with_spread)
+    for function in functions:
         environment.globals[function.__name__] = function
     records: dict[str, Any] = comparison.results
     entropies = {group: record for group, record in records.items() if isinstance(record, LocalEntropy)}
     notes = [f"{group}: {entropy.note}" for group, entropy in entropies.items() if entropy.note]
     costs = {group: asdict(record.cost) for group, record in records.items() if hasattr(record, "cost")}
+    paired = paired_by_seed(comparison.groups, comparison.metadata) if comparison.groups else None
+    by_group = group_verdicts(comparison.measures, paired or comparison.groups, paired=paired is not None)
+    one_by_one = verdicts(comparison.measures)
     return environment.get_template("page.html.jinja").render(
         comparison=comparison,
+        top=top,
+        by_group=by_group,
+        answer=text.group_answer(by_group) if comparison.groups else text.answer(one_by_one),
+        budgets=text.budgets(comparison.metadata, comparison.groups),
         measures=comparison.measures,
         sections=sections,
-        verdicts=verdicts(comparison.measures),
+        verdicts=one_by_one,
         pairs=comparison.of("eigenpairs"),
         sweep=next(iter(entropies.values()), None),
         notes=notes,

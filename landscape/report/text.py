@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import xarray
 
-from landscape.compare import Analysis, Verdict
+from landscape.compare import Analysis, Difference, GroupVerdict, Verdict
 
-__all__ = ["number", "plain", "reason", "training_settings", "verdict", "with_error"]
+__all__ = [
+    "answer",
+    "budgets",
+    "group_answer",
+    "group_verdict",
+    "interval",
+    "number",
+    "p_value",
+    "plain",
+    "reason",
+    "training_settings",
+    "verdict",
+    "with_error",
+    "with_spread",
+]
+
+V = TypeVar("V", Verdict, GroupVerdict)
 
 
 def number(value: Any) -> str:
@@ -29,11 +45,16 @@ def with_error(value: float, error: float) -> str:
         return number(value)
     if not math.isfinite(error):
         return f"{number(value)} ± ?"
-    exponent = math.floor(math.log10(max(abs(value), error)))
+    (shown, spread), suffix = _rounded((value, error), error)
+    return f"({shown} ± {spread}){suffix}" if suffix else f"{shown} ± {spread}"
+
+
+def _rounded(values: Sequence[float], error: float) -> tuple[list[str], str]:
+    """The values to two digits of ``error``, and the power of ten that they all are multiples of, or nothing."""
+    exponent = math.floor(math.log10(max(*map(abs, values), error)))
     scale, suffix = (10.0**exponent, f"e{exponent}") if exponent < -3 or exponent > 4 else (1.0, "")
     decimals = max(0, 1 - math.floor(math.log10(error / scale)))
-    text = f"{value / scale:.{decimals}f} ± {error / scale:.{decimals}f}"
-    return f"({text}){suffix}" if suffix else text
+    return [f"{value / scale:.{decimals}f}" for value in values], suffix
 
 
 def verdict(v: Verdict) -> str:
@@ -54,6 +75,106 @@ def reason(v: Verdict) -> str:
     if v.contradicted:
         text += f"; outside the bracket of annealed SMC of {' and '.join(v.contradicted)}: go by that"
     return text
+
+
+def answer(found: Sequence[Verdict]) -> str:
+    """What single checkpoints say, in a sentence for each pair."""
+    return " ".join(f"Of {_measures(own)}, {_counted(own)}." for own in _by_pair(found))
+
+
+def group_answer(found: Sequence[GroupVerdict]) -> str:
+    """What groups of runs say, in two sentences for each pair: how many measures tell what, and the clearest."""
+    return " ".join(
+        f"Of {_measures(own)} over {_runs(own[0])}, {_counted(own)}. {_clearest(own)}" for own in _by_pair(found)
+    )
+
+
+def _by_pair(found: Sequence[V]) -> list[list[V]]:
+    pairs = dict.fromkeys((v.first, v.other) for v in found)
+    return [[v for v in found if (v.first, v.other) == pair] for pair in pairs]
+
+
+def _measures(found: Sequence[Any]) -> str:
+    return f"{len(found)} measure{'s' * (len(found) > 1)}"
+
+
+def _counted(found: Sequence[Verdict] | Sequence[GroupVerdict]) -> str:
+    first, other = found[0].first, found[0].other
+    flattest, says = [v.flattest for v in found], [v.says for v in found]
+    if not any(flattest) and "equal" not in says:
+        return "none tells which is flatter"
+    equal = says.count("equal")
+    counts = [(flattest.count(name), f"{name} the flatter") for name in (other, first)] + [(equal, "them equal")]
+    parts = [f"{count} call{'s' * (count == 1)} {what}" for count, what in counts if count]
+    if undecided := flattest.count("") - equal:
+        parts.append(f"{undecided} cannot tell")
+    return ", ".join(parts)
+
+
+def _runs(v: GroupVerdict) -> str:
+    count = f"{len(v.values[0])} and {len(v.values[1])} runs of {v.first} and {v.other}"
+    return f"{len(v.values[0])} pairs of runs of {v.first} and {v.other}" if v.paired else count
+
+
+def _clearest(found: Sequence[GroupVerdict]) -> str:
+    """The numbers of the measure that comes nearest to telling, or tells most clearly."""
+    # among adjusted values of 1 the least before the adjustment
+    tested = [(v.p, v.difference.p, i, v, v.difference) for i, v in enumerate(found) if v.difference is not None]
+    if not tested:
+        return "A group of one run has no spread, so that no difference of the groups can be told from one of seeds."
+    *_, v, difference = min(tested)
+    where = "Clearest" if v.flattest else "Nearest to telling"
+    p = p_value(v.p)
+    return (
+        f"{where}: {v.measure}, {number(v.means[1])} for {v.other} and {number(v.means[0])} for {v.first}, a "
+        f"difference of {number(difference.value)} with a 95 % interval from {interval(difference)} "
+        f"(p {p if p.startswith('<') else f'= {p}'})."
+    )
+
+
+def group_verdict(v: GroupVerdict) -> str:
+    """What it says."""
+    if v.says == "flatter":
+        return f"{v.flattest} is flatter"
+    if v.says == "equal":
+        return f"equal within {number(v.margin)}"
+    if v.says == "one run":
+        return "cannot tell from one run of a group"
+    if v.says == "not reliable":
+        return f"not reliable for {', '.join(v.unreliable)}"
+    seeds = "more than a thousand seeds" if v.runs is None else f"about {v.runs} seeds"
+    return f"cannot tell; {seeds} of each would"
+
+
+def interval(difference: Difference) -> str:
+    """The ends of the 95 % interval, in words that take negative numbers."""
+    low, high = difference.interval()
+    if high == low:
+        return f"{number(low)} to {number(high)}"
+    ends, suffix = _rounded((low, high), (high - low) / 2)
+    return f"({ends[0]} to {ends[1]}){suffix}" if suffix else f"{ends[0]} to {ends[1]}"
+
+
+def p_value(p: float) -> str:
+    """Two significant digits, down to a thousandth."""
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def with_spread(v: GroupVerdict, side: int) -> str:
+    """The mean of a group, and the standard deviation over its runs without the estimator's error, if there are any."""
+    return number(v.means[side]) if v.difference is None else with_error(v.means[side], v.difference.spreads[side])
+
+
+def budgets(metadata: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Sequence[str]]) -> str:
+    """A sentence if the groups spent different numbers of gradients, as far as their files say; otherwise empty."""
+    spent: dict[str, set[int]] = {
+        group: {metadata[name]["gradients"] for name in names if "gradients" in metadata[name]}
+        for group, names in groups.items()
+    }
+    if len(set().union(*spent.values())) < 2:
+        return ""
+    told = ", ".join(f"{group} {' or '.join(map(str, sorted(found)))}" for group, found in spent.items() if found)
+    return f"The budgets differ ({told} gradients), so that a difference may be that of the budgets."
 
 
 def _apart(difference: float, error: float) -> str:

@@ -12,6 +12,7 @@ from landscape.results.records import (
     Eigenpairs,
     LocalEntropy,
     Measures,
+    error_covariance,
     paired_errors,
     standard_error,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "Sharpness",
     "SpectralDensity",
     "digest_of",
+    "error_covariance",
     "from_dataset",
     "paired_errors",
     "standard_error",

@@ -13,7 +13,16 @@ import numpy as np
 import torch
 from scipy.stats import t as student
 
-__all__ = ["Comparison", "Cost", "Eigenpairs", "LocalEntropy", "Measures", "paired_errors", "standard_error"]
+__all__ = [
+    "Comparison",
+    "Cost",
+    "Eigenpairs",
+    "LocalEntropy",
+    "Measures",
+    "error_covariance",
+    "paired_errors",
+    "standard_error",
+]
 
 
 @dataclass(frozen=True)
@@ -187,6 +196,8 @@ class Measures:
     stderr: Annotated[np.ndarray, "measure", "checkpoint"]
     differences: Annotated[np.ndarray, "measure", "checkpoint"]
     differences_stderr: Annotated[np.ndarray, "measure", "checkpoint"]
+    # of the errors of any two values: of paired draws, or zero but for each with itself
+    covariance: Annotated[np.ndarray, "measure", "checkpoint", "with"]
 
 
 @dataclass(frozen=True)
@@ -200,6 +211,8 @@ class Comparison:
     settings: dict[str, Any]
     provenance: dict[str, Any]  # versions, seeds, hashes of weights and data
     failures: dict[str, str] = field(default_factory=dict)  # those of `results` that there are not -> why
+    groups: dict[str, list[str]] = field(default_factory=dict)  # optimizers -> the checkpoints of their seeds, if any
+    diverged: tuple[str, ...] = ()  # checkpoints that were left out, since their loss is not finite
     analyses: tuple[Any, ...] = ()  # the rows of the table of analyses that were asked for
 
     def of(self, analysis: str) -> dict[str, Any]:
@@ -229,3 +242,15 @@ def paired_errors(errors: np.ndarray, draws: np.ndarray | None = None) -> np.nda
     together = np.hypot(errors, errors[0])
     together[0] = 0.0  # from itself it differs by nothing
     return together
+
+
+def error_covariance(errors: np.ndarray, draws: np.ndarray | None = None) -> np.ndarray:
+    """The covariance of the errors of any two values, (values, values); arguments as of ``paired_errors``."""
+    if draws is None:
+        return np.diag(errors**2)
+    count = draws.shape[-1]
+    if count < 2:
+        return np.full((len(draws), len(draws)), np.nan)
+    with np.errstate(invalid="ignore"):
+        centred = draws - draws.mean(axis=-1, keepdims=True)
+        return centred @ centred.T / (count * (count - 1))

@@ -26,7 +26,7 @@ __all__ = ["Store", "output_folder"]
 R = TypeVar("R")
 
 _FORMAT: Literal[2] = 2  # consolidated metadata is part of format 2, and not (yet) of format 3
-_RUN, _OLDER = 2, 1  # of what groups a run holds, and of what fields they do
+_RUN, _OLDER = 3, 1  # of what groups a run holds, and of what fields they do
 _MARK = "landscape-run"  # a file in every output folder of ours: only such folders are overwritten
 
 

@@ -19,7 +19,7 @@ from landscape.checkpoints import Checkpoint
 from landscape.objective import ModelObjective
 from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new
-from landscape.results import Cost, FlatnessTable, Measures, Sharpness, paired_errors
+from landscape.results import Cost, FlatnessTable, Measures, Sharpness, error_covariance, paired_errors
 from landscape.sharpness.average import average_case, local_energy, low_pass
 from landscape.sharpness.curvature import (
     fisher_rao,
@@ -124,7 +124,8 @@ def flatness_table(
         values=values,
         stderr=np.array([[record.stderr for record in row] for row in rows.values()]),
         differences=differences,
-        differences_stderr=np.stack([_paired(row) for row in rows.values()]),
+        differences_stderr=np.stack([paired_errors(*_errors_and_draws(row)) for row in rows.values()]),
+        covariance=np.stack([error_covariance(*_errors_and_draws(row)) for row in rows.values()]),
     )
     return FlatnessTable(measured, rows, seed)
 
@@ -146,8 +147,8 @@ def _from_trace(measure: Measure, traces: Sequence[Sharpness], n: int) -> Sharpn
     return replace(per_weight_of(known[0], n), cost=Cost()) if known else None
 
 
-def _paired(row: Sequence[Sharpness]) -> np.ndarray:
-    """The error of each difference from the first, (checkpoints,)."""
+def _errors_and_draws(row: Sequence[Sharpness]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Of each checkpoint's value the error, and the draws where they pair up."""
     draws = [record.contributions for record in row]
     pair_up = len({len(d) for d in draws}) == 1 and len(draws[0]) > 0
-    return paired_errors(np.array([record.stderr for record in row]), np.stack(draws) if pair_up else None)
+    return np.array([record.stderr for record in row]), np.stack(draws) if pair_up else None
