@@ -23,6 +23,8 @@ from landscape import (
     trace,
     trajectory_plane,
 )
+from landscape.local_entropy.smc.resampling import systematic_resampling
+from landscape.results import Cost, SpectralDensity
 from landscape.spectrum.lanczos import Lanczos
 from tests.problems import DOUBLE, Quadratic, seeded, symmetric
 
@@ -55,6 +57,43 @@ def test_a_density_and_a_trace_scale_as_the_matrix(low_memory):
             trace(Dense(c * matrix), method=method, products=8, generator=seeded(0)) for c in (2**-20, 2**20)
         )
         assert (large.value, large.stderr) == (2**40 * small.value, 2**40 * small.stderr)
+
+
+def test_a_density_has_no_more_steps_than_there_are_eigenvalues_left():
+    matrix = symmetric([1, 2, 3, 4, 5])
+    known = eigenpairs(matrix, 2, generator=seeded(0))
+    rule = spectral_density(matrix, steps=9, probes=3, deflate=known, generator=seeded(1))
+    assert rule.nodes.shape == rule.weights.shape == (3, 3)
+    assert rule.cost.products == 9
+
+
+def test_the_band_of_a_cdf_reaches_one_weight_to_either_side():
+    """At t between node_j and node_{j+1} it is [C_{j-1}, C_{j+1}], at the ends what there is."""
+    nodes, weights = np.array([[0.0, 1.0, 2.0, 3.0]]), np.array([[0.1, 0.2, 0.3, 0.4]])
+    rule = SpectralDensity(nodes, weights, np.zeros(0), np.array([-1.0, 4.0]), 7, Cost())
+    low, high = rule.cdf_band(np.array([-1.0, 0.5, 1.5, 2.5, 9.0]), errors=0)
+    np.testing.assert_allclose(low, [0, 0, 0.1, 0.3, 0.6])
+    np.testing.assert_allclose(high, [0.1, 0.3, 0.6, 1, 1])
+
+
+def test_the_trace_of_two_million_zeros():
+    """Every direction of the sketch is a sum of the others, and is replaced, however many weights there are."""
+
+    class Zero:
+        size, dtype, device = 2_000_000, torch.float32, torch.device("cpu")
+
+        def matvec(self, v):
+            return torch.zeros_like(v)
+
+    found = trace(Zero(), method="hutch++", products=6, generator=seeded(0))
+    assert (found.value, found.stderr) == (0, 0)
+
+
+def test_resampling_chooses_an_existing_particle_where_the_weights_sum_to_less_than_one(monkeypatch):
+    """Ten times 0.1 adds up to less than one, and the last place may lie above."""
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor(1 - 2.0**-53, dtype=DOUBLE))
+    assert np.cumsum(np.full(10, 0.1))[-1] < 1
+    assert systematic_resampling(np.zeros(10), 10, seeded(0)).max() == 9
 
 
 def test_a_residual_is_never_told_to_be_below_rounding():

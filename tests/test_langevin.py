@@ -13,6 +13,7 @@ import torch
 
 from landscape import local_entropy, spectral_density
 from optim import EntropySGD
+from optim.langevin import _draw_normal
 from tests.problems import DOUBLE, Quadratic, seeded, symmetric
 
 N, A, M, GAMMA, ETA, EPS = 40_000, 1.5, 0.8, 0.5, 0.1, 0.3
@@ -137,3 +138,11 @@ def test_diagnostics_are_those_of_the_step():
     assert found["gradients"] == 2
     optimizer.step(closure)
     assert optimizer.diagnostics["gradients"] == 4
+
+
+def test_the_noise_of_a_tensor_is_in_the_order_of_its_indices_whatever_its_strides():
+    a, b = torch.zeros(3, 5), torch.zeros(5, 3).T
+    for tensor in (a, b):
+        _draw_normal([tensor], seeded(0))
+    assert not b.is_contiguous()
+    torch.testing.assert_close(a, b, rtol=0, atol=0)

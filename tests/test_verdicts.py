@@ -20,6 +20,7 @@ def _measures(names, flatter, values, error):
         stderr=np.full(values.shape, error),
         differences=values - values[:, :1],
         differences_stderr=np.full(values.shape, error),
+        covariance=np.stack([np.eye(values.shape[1]) * error**2] * len(values)),
     )
 
 
@@ -86,3 +87,11 @@ def test_a_reliable_bracket_contradicts_what_lies_outside_it(smc, contradicted):
     assert of_smc.contradicted == ()
     told = f"outside the bracket of annealed SMC of {' and '.join(contradicted)}"
     assert (told in text.reason(laplace)) == bool(contradicted)
+
+
+def test_the_ends_of_a_bracket_are_inside():
+    name = "excess free energy at radius 0.01"
+    suffixes = ["(Laplace)", "(annealed SMC)", "(annealed SMC), at least", "(annealed SMC), at most"]
+    rows = [[4, 2], [5, 1.5], [4, 1.2], [6, 2]]
+    laplace, _ = verdicts(_measures([f"{name} {suffix}" for suffix in suffixes], ["lower", "lower", "", ""], rows, 0.1))
+    assert laplace.contradicted == ()
