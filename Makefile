@@ -5,7 +5,7 @@ REQUIREMENTS := setup.cfg pyproject.toml constraints.txt benchmarks/peers.txt
 
 .PHONY: demo test check figures notebooks
 
-demo: .venv/installed  ## train with SGD and Entropy-SGD, compare, write runs/demo/report.html
+demo: .venv/installed  ## train three seeds each of SGD and Entropy-SGD, compare, write runs/demo/report.html
 	$(BIN)/landscape demo --out runs/demo --overwrite
 
 # one thread each: the tests' tensors are small, and two processes of two threads on two cores wait for each other
@@ -22,7 +22,7 @@ check: .venv/installed-test  ## format, lint, types, import table, doctests, the
 
 figures: demo  ## renew the README's pictures
 	mkdir -p docs
-	cp runs/demo/figures/eigenvalue_histogram.png runs/demo/figures/loss_surfaces.png docs/
+	cp $(addprefix runs/demo/figures/,groups.png eigenvalue_histogram.png loss_surfaces.png) docs/
 
 notebooks: .venv/installed-test  ## execute the notebooks in place
 	$(BIN)/jupyter execute --inplace analysis_notebooks/*.ipynb
