@@ -74,6 +74,13 @@ def test_the_guide_to_slices_runs_as_printed(tmp_path, monkeypatch, capsys):
     assert "2 evaluations, at theta and at one point, and True" in capsys.readouterr().out
 
 
+def test_the_guide_to_reliability_runs_as_printed(capsys):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "reliability.md").read_text(), re.S)
+    exec(compile(block, "reliability.md", "exec"), namespace := {"__name__": "reliability"})
+    assert namespace["low"] < namespace["value"] < namespace["high"]
+    assert str(namespace["low"]) in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_the_guide_to_local_entropy_runs_as_printed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -116,14 +123,17 @@ def test_the_problem_function_is_a_problem(tmp_path):
 def test_the_commands_for_a_problem_of_ones_own_run_as_printed(tmp_path):
     (tmp_path / "my_problem.py").write_text(BLOCKS[1])
     commands = re.findall(r"^    (landscape .*my_problem.*)$", README, re.M)
-    assert [command.split()[1] for command in commands] == ["train", "compare"]
+    assert [command.split()[1] for command in commands] == ["train", "compare"] * 2
     for command in commands:
-        arguments = command.split()[1:]
+        # as a shell expands them
+        words = [sorted(tmp_path.glob(word)) if "*" in word else [word] for word in command.split()[1:]]
+        arguments = [word for several in words for word in several]
         subprocess.run([Path(sys.executable).parent / "landscape", *arguments], cwd=tmp_path, check=True)
     subprocess.run([sys.executable, "-c", BLOCKS[2]], cwd=tmp_path, check=True)  # the same in Python
-    for folder in ("spirals-report", "spirals-in-python"):
+    for folder in ("spirals-report", "spirals-in-python", "seeds-report"):
         assert (tmp_path / "runs" / folder / "report.html").is_file()
         assert (tmp_path / "runs" / folder / "results.json").is_file()
+    assert "over 3 pairs of runs of" in (tmp_path / "runs" / "seeds-report" / "report.html").read_text()
 
 
 def test_the_pictures_of_the_readme_are_there_and_made_by_a_target():

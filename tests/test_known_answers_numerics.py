@@ -76,6 +76,11 @@ def test_the_band_of_a_cdf_reaches_one_weight_to_either_side():
     np.testing.assert_allclose(high, [0.1, 0.3, 0.6, 1, 1])
 
 
+def test_all_known_eigenvalues_stand_apart_from_a_bulk_at_zero():
+    rule = SpectralDensity(np.array([[-1.0, 0.0]]), np.full((1, 2), 0.5), np.array([3.0, 1.0]), np.zeros(2), 9, Cost())
+    assert rule.outliers() == (2, 0.0)
+
+
 def test_the_trace_of_two_million_zeros():
     """Every direction of the sketch is a sum of the others, and is replaced, however many weights there are."""
 

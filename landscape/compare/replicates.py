@@ -25,6 +25,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.stats
 
+from landscape.results import check_level, student_interval
+
 __all__ = ["Difference", "difference_of_means", "holm", "permutation_p", "runs_to_decide"]
 
 _PERMUTATIONS = 10_000  # at most; all of them where there are fewer
@@ -47,8 +49,8 @@ class Difference:
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Student's confidence interval."""
-        half = float(scipy.stats.t.ppf(0.5 + level / 2, self.dof)) * self.stderr
-        return self.value - half, self.value + half
+        check_level(level)
+        return student_interval(self.value, self.stderr, self.dof, level)
 
     def equivalence_p(self, margin: float) -> float:
         """Of a difference of ``margin`` or more in size: the larger p of two one-sided tests."""

@@ -4,6 +4,7 @@ from landscape.results.barriers import Barrier, BarrierMatrix
 from landscape.results.bezier import BezierPath
 from landscape.results.datasets import digest_of, from_dataset, to_dataset
 from landscape.results.density import SpectralDensity
+from landscape.results.estimate import Estimate, check_level, standard_error, student_interval
 from landscape.results.failed import Failed
 from landscape.results.frames import Frame
 from landscape.results.records import (
@@ -14,7 +15,6 @@ from landscape.results.records import (
     Measures,
     error_covariance,
     paired_errors,
-    standard_error,
 )
 from landscape.results.sharpness import FlatnessTable, Sharpness
 from landscape.results.slices import Line, LineBand, Plane
@@ -26,6 +26,7 @@ __all__ = [
     "Comparison",
     "Cost",
     "Eigenpairs",
+    "Estimate",
     "Failed",
     "FlatnessTable",
     "Frame",
@@ -36,10 +37,12 @@ __all__ = [
     "Plane",
     "Sharpness",
     "SpectralDensity",
+    "check_level",
     "digest_of",
     "error_covariance",
     "from_dataset",
     "paired_errors",
     "standard_error",
+    "student_interval",
     "to_dataset",
 ]

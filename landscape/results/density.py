@@ -1,7 +1,8 @@
 """The distribution of the n eigenvalues as a quadrature rule per probe; everything else is a view of the rules.
 
-Two errors are told. The spread over probes is that of a sample. The rule of one probe differs from the probe's own
-spectral measure by what m nodes can miss: the measure's CDF Psi interlaces the rule's, with C_j = w_1 + ... + w_j,
+Two errors are told. The spread over probes is that of a sample; intervals are those of ``quadratic_forms``. The rule of
+one probe differs from the probe's own spectral measure by what m nodes can miss: the measure's CDF Psi interlaces the
+rule's, with C_j = w_1 + ... + w_j,
 
     C_{j-1} <= Psi(t) <= C_{j+1}   for t between node_j and node_{j+1}   (Chebyshev, Markov, Stieltjes),
 
@@ -13,13 +14,15 @@ have settled.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 
-from landscape.results.records import Cost, standard_error
+from landscape.results.estimate import Estimate, standard_error
+from landscape.results.quadratic_forms import estimate_of_mean
+from landscape.results.records import Cost
 
 __all__ = ["SpectralDensity"]
 
@@ -44,7 +47,7 @@ class SpectralDensity:
     size: int  # n
     cost: Cost
 
-    def function_mean(self, function: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
+    def function_mean(self, function: Callable[[np.ndarray], np.ndarray]) -> Estimate:
         """tr function(H) / n and its standard error over probes (NaN for one probe).
 
         Example:
@@ -53,8 +56,7 @@ class SpectralDensity:
             >>> float(rule.function_mean(np.square)[0])
             5.0
         """
-        draws = self.per_probe(function)
-        return float(draws.mean()), float(standard_error(draws))
+        return self._estimate(function)
 
     def per_probe(self, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """Each probe's estimate of tr function(H) / n, shape (probes,)."""
@@ -70,20 +72,19 @@ class SpectralDensity:
         order = np.argsort(places)
         return places[order], masses[order]
 
-    def function_trace(self, function: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
+    def function_trace(self, function: Callable[[np.ndarray], np.ndarray]) -> Estimate:
         """tr function(H) and its standard error over probes."""
-        mean, error = self.function_mean(function)
-        return self.size * mean, self.size * error
+        return self._estimate(function, self.size)
 
-    def trace(self) -> tuple[float, float]:
+    def trace(self) -> Estimate:
         """tr H and its standard error over probes."""
         return self.function_trace(lambda t: t)
 
-    def moment(self, degree: int) -> tuple[float, float]:
+    def moment(self, degree: int) -> Estimate:
         """tr H^degree / n and its standard error over probes; exact per probe below degree 2 steps."""
         return self.function_mean(lambda t: t**degree)
 
-    def log_determinant(self, gamma: float) -> tuple[float, float]:
+    def log_determinant(self, gamma: float) -> Estimate:
         """log det(I + H / gamma) and its standard error over probes.
 
         Whether I + H / gamma is positive is told by the lowest node or known eigenvalue, as in Laplace's method. Nodes
@@ -103,9 +104,23 @@ class SpectralDensity:
             )
         return self.function_trace(lambda t: np.log1p(t / gamma))
 
-    def mass(self, low: float, high: float) -> tuple[float, float]:
-        """The share of eigenvalues in [low, high] and its standard error over probes."""
-        return self.function_mean(lambda t: (t >= low) & (t <= high))
+    def mass(self, low: float, high: float) -> Estimate:
+        """The share of eigenvalues in [low, high] and its standard error over probes.
+
+        Its intervals hold what the quadrature can miss, too, by the bounds on the CDF at both ends.
+        """
+        from_low, from_middle, from_high = self._cumulative(np.array([low]), "left")
+        to_low, to_middle, to_high = self._cumulative(np.array([high]), "right")
+        middle = (to_middle - from_middle).mean()
+        least, most = np.maximum(to_low - from_high, 0).mean(), (to_high - from_low).mean()
+        missed = self._share * (middle - least), self._share * (most - middle)
+        return self._estimate(lambda t: (t >= low) & (t <= high), missed=missed)
+
+    def _estimate(
+        self, function: Callable[[np.ndarray], np.ndarray], scale: float = 1.0, missed: tuple[float, float] = (0.0, 0.0)
+    ) -> Estimate:
+        values, known = np.asarray(function(self.nodes), float), np.asarray(function(self.known), float)
+        return estimate_of_mean(values, self.weights, known, self.size, scale, missed)
 
     def cdf(self, t: np.ndarray) -> np.ndarray:
         """The share of eigenvalues <= t, averaged over probes; same shape as ``t``."""
@@ -156,16 +171,19 @@ class SpectralDensity:
 
         With ``errors=0`` the quadrature bounds alone, which are sure; with others it is NaN for one probe.
         """
-        before = np.pad(np.cumsum(self.weights, axis=1), ((0, 0), (1, 0)))  # C_0 = 0, C_1, ..., C_m
-        j = np.stack([np.searchsorted(nodes, t, side="right") for nodes in self.nodes])
-        last = self.nodes.shape[1]
-        low, high = (np.take_along_axis(before, np.clip(j + step, 0, last), axis=1) for step in (-1, 1))
-        middle = np.take_along_axis(before, j, axis=1)
+        low, middle, high = self._cumulative(t, "right")
         spread = errors * standard_error(middle.T) if errors else 0.0
         counted = (self.known[:, None] <= t).sum(axis=0) / self.size
         ends = (counted + self._share * bound for bound in (low.mean(axis=0) - spread, high.mean(axis=0) + spread))
         low, high = (np.clip(end, 0, 1) for end in ends)  # as every CDF is
         return low, high
+
+    def _cumulative(self, t: np.ndarray, side: Literal["left", "right"]) -> Iterator[np.ndarray]:
+        """C_{j-1}, C_j and C_{j+1} of each probe, (probes, T), with j the number of nodes below t, or up to it."""
+        before = np.pad(np.cumsum(self.weights, axis=1), ((0, 0), (1, 0)))  # C_0 = 0, C_1, ..., C_m
+        j = np.stack([np.searchsorted(nodes, t, side=side) for nodes in self.nodes])
+        last, step = self.nodes.shape[1], np.isfinite(t).astype(int)  # below or above everything nothing is missed
+        return (np.take_along_axis(before, np.clip(j + k * step, 0, last), axis=1) for k in (-1, 0, 1))
 
     def density_band(self, grid: np.ndarray, width: float, errors: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
         """Between which values the smoothed density lies: quadrature bounds and so many standard errors over probes.
@@ -202,7 +220,7 @@ class SpectralDensity:
         """How much of the measure the rules stand for."""
         return (self.size - len(self.known)) / self.size
 
-    def fraction_near_zero(self, threshold: float) -> tuple[float, float]:
+    def fraction_near_zero(self, threshold: float) -> Estimate:
         """The share of eigenvalues within ``threshold`` of zero and its standard error over probes."""
         return self.mass(-threshold, threshold)
 

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from scipy.stats import t as student
+
+from landscape.results.estimate import check_level, standard_error, student_interval
 
 __all__ = [
     "Comparison",
@@ -21,7 +22,6 @@ __all__ = [
     "Measures",
     "error_covariance",
     "paired_errors",
-    "standard_error",
 ]
 
 
@@ -150,10 +150,8 @@ class LocalEntropy:
         Raises:
             ValueError: level is not between 0 and 1.
         """
-        if not 0 < level < 1:
-            raise ValueError(f"level={level}: give a share between 0 and 1, such as 0.95")
-        within = student.ppf((1 + level) / 2, self.contributions.shape[-1] - 1) * self.stderr
-        return self.value - within, self.value + within
+        check_level(level)
+        return student_interval(self.value, self.stderr, self.contributions.shape[-1] - 1, level)
 
     @property
     def jensen_bracket(self) -> tuple[np.ndarray, np.ndarray]:
@@ -218,15 +216,6 @@ class Comparison:
     def of(self, analysis: str) -> dict[str, Any]:
         """The records of one analysis, by checkpoint; those checkpoints that have it."""
         return {name: self.results[f"{name}/{analysis}"] for name in self.names if f"{name}/{analysis}" in self.results}
-
-
-def standard_error(draws: np.ndarray) -> np.ndarray:
-    """Of the mean over the last axis; NaN for a single draw, which has no spread to tell it from."""
-    count = draws.shape[-1]
-    if count < 2:
-        return np.full(draws.shape[:-1], np.nan)
-    with np.errstate(invalid="ignore"):  # draws that are not finite have no finite error
-        return draws.std(axis=-1, ddof=1) / np.sqrt(count)
 
 
 def paired_errors(errors: np.ndarray, draws: np.ndarray | None = None) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from landscape.results.estimate import check_level, student_interval
 from landscape.results.records import Cost, Measures
 
 __all__ = ["FlatnessTable", "Sharpness"]
@@ -30,6 +31,11 @@ class Sharpness:
     settings: dict[str, Any]
     diagnostics: dict[str, float]
     cost: Cost
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Student's confidence interval over ``contributions``; NaN where the error is not known."""
+        check_level(level)
+        return student_interval(self.value, self.stderr, len(self.contributions) - 1, level)
 
 
 @dataclass(frozen=True)
