@@ -1,4 +1,7 @@
-"""Batches as loaders give them and losses as people have them: f is the value that torch gives, or they are refused."""
+"""Batches as loaders give them and losses as people have them: f is the value that torch gives, or they are refused.
+
+All is in float64, so that a relative tolerance of 1e-12 allows for another order of summation, and for nothing else.
+"""
 
 import copy
 import random
@@ -108,7 +111,7 @@ def test_a_forward_may_take_out_of_its_batch_and_write_into_it() -> None:
     f.hvp(f.theta, f.theta)
     assert torch.equal(x, kept)
     assert not x.requires_grad
-    assert "has a copy" in str(f.preflight())
+    assert "gets a copy" in str(f.preflight())
 
 
 def test_inputs_alone_are_their_own_targets() -> None:
@@ -548,7 +551,7 @@ def test_losses_of_a_batch_as_such_belong_to_their_batches(loss: Callable[..., T
     assert f.value(f.theta) == pytest.approx((30 * first + 20 * second) / 50, rel=1e-12)
     found = sorted(part.value(f.theta) for part in f.parts(2))
     assert found == pytest.approx(sorted((first, second)), rel=1e-12)
-    assert "f belongs to these 2 batches" in str(f.preflight())
+    assert "f is defined on these 2 batches" in str(f.preflight())
     whole = ModelObjective(model, loss, (x, y), whole_batches=True)
     assert whole.value(f.theta) == pytest.approx(number(loss(model(x), (x, y)).detach()), rel=1e-12)
 
@@ -607,7 +610,7 @@ def test_random_networks_are_refused_or_frozen(draw: Callable[[Tensor], Tensor])
     assert torch.equal(states[0], torch.get_rng_state())
     assert states[1] == random.getstate()
     assert (states[2] == np.random.get_state()[1]).all()  # noqa: NPY002
-    assert "random numbers are the same at each evaluation" in str(f.preflight())
+    assert "random numbers are the same at every evaluation" in str(f.preflight())
 
 
 def test_state_that_is_not_ours_to_freeze_is_refused() -> None:
@@ -759,7 +762,7 @@ def test_rows_of_a_padding_index_are_held_fixed_everywhere() -> None:
     f = ModelObjective(model, LOSS, _tokens())
     assert f.fixed_entries.tolist() == [8, 9, 10, 11]
     _is_differentiated_rightly(f)
-    assert "row 2 of 0.weight, that of its padding_idx, is held fixed" in str(f.preflight())
+    assert "row 2 of 0.weight, its padding_idx, is kept fixed" in str(f.preflight())
     d = random_direction(f, f.theta, normalization="none", generator=seeded(0))
     assert not d[f.fixed_entries].any()
     other = copy.deepcopy(model)

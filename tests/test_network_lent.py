@@ -275,7 +275,7 @@ def test_what_forward_leaves_behind_is_forgotten() -> None:
     assert int(network.count) == 0
     assert torch.equal(network.generator.get_state(), before["generator"].get_state())
     assert not hasattr(network, "latest")
-    assert "buffers move in forward" in str(f.preflight())
+    assert "buffers are updated in forward" in str(f.preflight())
 
 
 def test_the_network_may_change_meanwhile() -> None:

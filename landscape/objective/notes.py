@@ -28,7 +28,7 @@ def _of_wrappers(modules: list[nn.Module]) -> list[str]:
     if any(isinstance(m, nn.DataParallel | nn.parallel.DistributedDataParallel) for m in modules):
         notes.append("the module inside DataParallel or DistributedDataParallel is evaluated, in this process alone")
     if any(isinstance(m, torch.jit.ScriptModule) for m in modules):
-        notes.append("parts are TorchScript, whose attributes other than parameters and buffers are not put back")
+        notes.append("parts are TorchScript: of their attributes only parameters and buffers are restored")
     return notes
 
 
@@ -43,7 +43,7 @@ def _of_modules(f: MeanLoss) -> list[str]:
     if norms:
         notes.append(f"BatchNorm is {f.batch_norm!r} in {norms} layers, whatever mode the network was in")
     if f._evaluation.spectral:
-        kept = "found again at every theta" if f.batch_norm == "recalibrated" else "kept, as in evaluation mode"
+        kept = "recomputed at every theta" if f.batch_norm == "recalibrated" else "kept, as in evaluation mode"
         notes.append(f"the vectors of spectral normalisation are {kept}, in {len(f._evaluation.spectral)} layers")
     if recurrent:
         notes.append(f"cuDNN is off for {recurrent} recurrent layers, as its kernels have no second derivative")
@@ -60,15 +60,17 @@ def _of_tensors(f: MeanLoss) -> list[str]:
     own = [p for m in f._evaluation.network.modules for p in m.parameters(recurse=False) if id(p) not in theirs]
     if own:
         count = sum(p.numel() for p in {id(p): p for p in own}.values())
-        notes.append(f"{count} parameters of the loss, which are not the network's, are held fixed")
+        notes.append(f"{count} parameters of the loss, which are not the network's, are kept fixed")
     for name, row in f._evaluation.inspection.padding_rows.items():
-        notes.append(f"row {row} of {name}, that of its padding_idx, is held fixed, as autograd holds it")
+        notes.append(f"row {row} of {name}, its padding_idx, is kept fixed, since it has no gradient")
     if f._evaluation.kernels.has_substitutes:
-        notes.append("forward holds parameters by other ways than its modules, where ours are taken for them")
-    if moving := f._evaluation.network.mutated_buffers:
-        notes.append(f"{moving} buffers move in forward: each evaluation begins with the checkpoint's")
+        notes.append("forward reads parameters from outside its modules, where those of the objective are substituted")
+    if updated := f._evaluation.network.mutated_buffers:
+        notes.append(
+            f"{updated} buffers are updated in forward: every evaluation starts from the values of the checkpoint"
+        )
     if f._evaluation.mutates_batches:
-        notes.append("forward writes into its batch: each evaluation has a copy")
+        notes.append("forward writes into its batch: every evaluation gets a copy")
     return notes
 
 
@@ -77,11 +79,11 @@ def _of_f(f: MeanLoss) -> list[str]:
     if reduction_of(f._evaluation.loss) == "sum":
         notes.append("the loss is a sum, divided by the number of examples")
     if f.whole_batches:
-        notes.append(f"f belongs to these {len(f._batches)} batches: its loss is of each batch as a whole")
+        notes.append(f"f is defined on these {len(f._batches)} batches: the loss is evaluated on each as a whole")
     if f.noise is not None:
-        notes.append("random numbers are the same at each evaluation: f is of these, and of these batches")
+        notes.append("random numbers are the same at every evaluation: f is defined for these and for these batches")
     if f.mode == "train":
-        notes.append("the network is in training mode, but for normalisation and dropout")
+        notes.append("the network is in training mode, except for normalisation and dropout")
     return notes
 
 
