@@ -29,6 +29,7 @@ def _measures(rows, flatter="lower", names=NAMES):
         differences=values - values[:, :1],
         differences_stderr=np.zeros(values.shape),
         covariance=np.zeros((len(values), count, count)),
+        invariant=[False] * len(values),
     )
 
 

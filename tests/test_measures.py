@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from landscape import sharpness
 from landscape.compare import compare, verdicts
-from tests.problems import dense_hessian, tiny_mlp
+from tests.problems import dense_hessian, seeded, tiny_mlp
 from tests.test_compare import QUICK, _checkpoint, _problem, _row
 
 
@@ -99,3 +100,22 @@ def test_the_middle_radius_is_tabulated(comparison):
     name = "excess free energy at radius 0.01 (Laplace)"
     found = comparison.measures.values[_row(comparison, name)]
     np.testing.assert_allclose(found, [r.excess[1] for r in comparison.of("laplace").values()])
+
+
+def test_measures_of_the_literature_stand_beside_the_others_and_are_marked(comparison):
+    f = _problem().objective("train").at(_checkpoint("B", 2.0))
+    expected = {
+        "adaptive average-case sharpness, rho 0.1": sharpness.average_case(
+            f, f.theta, samples=QUICK.samples, generator=seeded(QUICK.seed)
+        ),
+        "Fisher-Rao norm squared": sharpness.fisher_rao(f, f.theta),
+    }
+    measures = comparison.measures
+    for name, record in expected.items():
+        row = _row(comparison, name)
+        # the objective's graphs are summed in another order than there
+        assert measures.values[row, 1] == pytest.approx(record.value, rel=1e-9)
+        assert measures.stderr[row, 1] == pytest.approx(record.stderr, rel=1e-6)
+    marked = {name for name, mark in zip(measures.names, measures.invariant, strict=True) if mark}
+    assert marked == {*expected, *(name for name in measures.names if name.startswith("relative flatness"))}
+    assert len(marked) == 3

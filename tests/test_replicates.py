@@ -144,6 +144,7 @@ def _measures(rng, effects, seeds, names, estimator_draws=20):
         differences=values - values[:, :1],
         differences_stderr=stderr,
         covariance=np.stack([error_covariance(e, d) for e, d in zip(stderr, draws, strict=True)]),
+        invariant=[False] * len(rows),
     )
 
 

@@ -47,6 +47,7 @@ def _records():
         differences=np.zeros((1, 2)),
         differences_stderr=np.zeros((1, 2)),
         covariance=np.arange(4.0).reshape(1, 2, 2),
+        invariant=[True],
     )
 
 

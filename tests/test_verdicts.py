@@ -21,6 +21,7 @@ def _measures(names, flatter, values, error):
         differences=values - values[:, :1],
         differences_stderr=np.full(values.shape, error),
         covariance=np.stack([np.eye(values.shape[1]) * error**2] * len(values)),
+        invariant=[False] * len(values),
     )
 
 

@@ -16,13 +16,24 @@ import torch
 import xarray
 from torch import Tensor
 
+from landscape import sharpness
 from landscape.compare import measures, pictures
 from landscape.compare.analysis import Analysis, Task
 from landscape.connectivity import barrier
 from landscape.directions import eigenvector, plane_through, project_onto_plane, random_direction
 from landscape.local_entropy import local_entropy
 from landscape.operators import Hessian
-from landscape.results import Barrier, Eigenpairs, Frame, Line, LineBand, LocalEntropy, Plane, SpectralDensity
+from landscape.results import (
+    Barrier,
+    Eigenpairs,
+    Frame,
+    Line,
+    LineBand,
+    LocalEntropy,
+    Plane,
+    Sharpness,
+    SpectralDensity,
+)
 from landscape.slices import line, line_band, path, plane
 from landscape.spectrum import eigenpairs, spectral_density
 
@@ -82,6 +93,19 @@ def _smc(task: Task) -> LocalEntropy:
         generator=task.settings.seeded(),
         progress=task.progress,
     )
+
+
+def _average_case(task: Task) -> Sharpness:
+    """Adaptive, so that rescaled ReLU layers have the same."""
+    return sharpness.average_case(task.f, task.f.theta, samples=task.settings.samples, generator=task.settings.seeded())
+
+
+def _relative_flatness(task: Task) -> Sharpness:
+    return sharpness.relative_flatness(task.f, task.f.theta, generator=task.settings.seeded())
+
+
+def _fisher_rao(task: Task) -> Sharpness:
+    return sharpness.fisher_rao(task.f, task.f.theta)
 
 
 def _reach(task: Task) -> xarray.Dataset:
@@ -203,6 +227,9 @@ ANALYSES = (
         draw=pictures.local_entropies,
         measure=measures.excess_free_energy,
     ),
+    Analysis("average_case", _average_case, settings=("seed", "samples"), measure=measures.of_sharpness),
+    Analysis("relative_flatness", _relative_flatness, settings=("seed",), measure=measures.of_sharpness),
+    Analysis("fisher_rao", _fisher_rao, measure=measures.of_sharpness),
     Analysis("reach", _reach, scope="all", needs=("eigenpairs",)),
     Analysis(
         "line_eigenvector",

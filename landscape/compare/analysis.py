@@ -50,6 +50,7 @@ class Row:
     values: np.ndarray  # (checkpoints,)
     errors: np.ndarray  # (checkpoints,)
     draws: np.ndarray | None = None  # (checkpoints, draws) where the value is their mean, and they pair up
+    invariant: bool = False  # whether the rescaling of ReLU layers leaves it as it is (Dinh et al. 2017)
 
     def paired(self) -> np.ndarray:
         """The error of each difference from the first: over paired draws, else of both together."""

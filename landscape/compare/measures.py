@@ -4,9 +4,8 @@ Probes and draws of the ball are the same for all checkpoints, so that differenc
 paired draws. The schedule of SMC depends on the checkpoint: its estimates count as independent. Its bracket stands
 beside it, where each bound holds two standard errors of its own.
 
-Which way a measure calls flatter stands beside it. None of these is invariant under the rescaling of ReLU layers
-(Dinh et al. 2017): the same function can have any lambda_max, trace or local entropy. ``landscape.sharpness`` holds
-some that are.
+Which way a measure calls flatter stands beside it, and whether it is invariant under the rescaling of ReLU layers (Dinh
+et al. 2017): the same function can have any lambda_max, trace or local entropy.
 """
 
 from __future__ import annotations
@@ -21,10 +20,19 @@ from landscape.checkpoints import Checkpoint
 from landscape.compare.analysis import Analysis, Row
 from landscape.compare.objectives import Objectives
 from landscape.compare.settings import CompareSettings
-from landscape.results import Barrier, Eigenpairs, LocalEntropy, Measures, SpectralDensity, standard_error
+from landscape.results import (
+    Barrier,
+    Eigenpairs,
+    LocalEntropy,
+    Measures,
+    Sharpness,
+    SpectralDensity,
+    errors_and_draws,
+    standard_error,
+)
 from landscape.sums import norm
 
-__all__ = ["barrier_height", "excess_free_energy", "largest_eigenvalue", "measure", "of_the_density"]
+__all__ = ["barrier_height", "excess_free_energy", "largest_eigenvalue", "measure", "of_sharpness", "of_the_density"]
 
 # |lambda| up to this share of the largest |lambda| of all checkpoints counts as near zero
 _NEAR_ZERO = 1e-3
@@ -63,6 +71,7 @@ def measure(
         differences=np.stack([row.values - row.values[0] for row in rows]),
         differences_stderr=np.stack([row.paired() for row in rows]),
         covariance=np.stack([row.covariance() for row in rows]),
+        invariant=[row.invariant for row in rows],
     )
 
 
@@ -112,6 +121,15 @@ def excess_free_energy(records: Mapping[str, LocalEntropy], settings: CompareSet
     for bound, side in (("at least", 0), ("at most", 1)):
         ends = np.array([e.excess_bracket[side][at] for e in entropies])
         yield Row(f"{name}, {bound}", "", ends, np.full(len(entropies), np.nan))
+
+
+def of_sharpness(records: Mapping[str, Sharpness], settings: CompareSettings) -> Iterator[Row]:
+    """A measure of ``landscape.sharpness``."""
+    found = list(records.values())
+    errors, draws = errors_and_draws(found)
+    values = np.array([record.value for record in found])
+    invariant = all(record.reparametrisation_invariant for record in found)
+    yield Row(found[0].name, found[0].flatter, values, errors, draws, invariant)
 
 
 def barrier_height(records: Mapping[str, Barrier], settings: CompareSettings) -> Iterator[Row]:

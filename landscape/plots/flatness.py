@@ -64,7 +64,7 @@ def flatness_dots(table: FlatnessTable, *, ax: Axes | None = None) -> Axes:
 
 def _labels(table: FlatnessTable) -> list[str]:
     """The measures' names, with marks for invariance and for higher values being flatter."""
-    marks = [f" {_INVARIANT}" if invariant else "" for invariant in table.invariant]
+    marks = [f" {_INVARIANT}" if invariant else "" for invariant in table.measures.invariant]
     ways = [f" {_HIGHER}" if flatter == "higher" else "" for flatter in table.measures.flatter]
     return [name + mark + way for name, mark, way in zip(table.measures.names, marks, ways, strict=True)]
 

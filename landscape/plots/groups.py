@@ -15,6 +15,7 @@ from landscape.results import Measures
 __all__ = ["group_dots"]
 
 _HIGHER = "\N{UPWARDS ARROW}"
+_INVARIANT = "\N{DAGGER}"
 
 
 def group_dots(measures: Measures, groups: Mapping[str, Sequence[str]], *, ax: Axes | None = None) -> Axes:
@@ -56,10 +57,16 @@ def group_dots(measures: Measures, groups: Mapping[str, Sequence[str]], *, ax: A
         xlabel=f"relative to the mean of {first} (lower is flatter{f', but for {_HIGHER}' if marked else ''})",
         ylim=(len(rows) - 0.5, -0.5),
     )
-    names = [measures.names[i] + (f" {_HIGHER}" if measures.flatter[i] == "higher" else "") for i in rows]
-    ax.set_yticks(range(len(rows)), labels=[name.replace(" (", "\n(") for name in names], fontsize=8)
+    ax.set_yticks(range(len(rows)), labels=[_label(measures, i) for i in rows], fontsize=8)
+    if any(measures.invariant[i] for i in rows):
+        ax.plot([], [], " ", label=f"{_INVARIANT} unchanged by ReLU rescaling")
     ax.legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
     return ax
+
+
+def _label(measures: Measures, i: int) -> str:
+    marks = (_INVARIANT * measures.invariant[i], _HIGHER * (measures.flatter[i] == "higher"))
+    return " ".join([measures.names[i].replace(" (", "\n("), *filter(None, marks)])
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

@@ -128,7 +128,7 @@ def _clearest(found: Sequence[GroupVerdict]) -> str:
     return (
         f"{where}: {v.measure}, {number(v.means[1])} for {v.other} and {number(v.means[0])} for {v.first}, a "
         f"difference of {number(difference.value)} with a 95 % interval from {interval(difference)} "
-        f"(p {p if p.startswith('<') else f'= {p}'})."
+        f"(adjusted p {p if p.startswith('<') else f'= {p}'})."
     )
 
 

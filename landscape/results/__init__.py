@@ -16,7 +16,7 @@ from landscape.results.records import (
     error_covariance,
     paired_errors,
 )
-from landscape.results.sharpness import FlatnessTable, Sharpness
+from landscape.results.sharpness import FlatnessTable, Sharpness, errors_and_draws
 from landscape.results.slices import Line, LineBand, Plane
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "check_level",
     "digest_of",
     "error_covariance",
+    "errors_and_draws",
     "from_dataset",
     "paired_errors",
     "standard_error",

@@ -196,6 +196,7 @@ class Measures:
     differences_stderr: Annotated[np.ndarray, "measure", "checkpoint"]
     # of the errors of any two values: of paired draws, or zero but for each with itself
     covariance: Annotated[np.ndarray, "measure", "checkpoint", "with"]
+    invariant: list[bool]  # whether the rescaling of ReLU layers leaves it as it is (Dinh et al. 2017)
 
 
 @dataclass(frozen=True)

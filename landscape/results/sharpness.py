@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from landscape.results.estimate import check_level, student_interval
 from landscape.results.records import Cost, Measures
 
-__all__ = ["FlatnessTable", "Sharpness"]
+__all__ = ["FlatnessTable", "Sharpness", "errors_and_draws"]
 
 
 @dataclass(frozen=True)
@@ -49,4 +50,11 @@ class FlatnessTable:
     @property
     def invariant(self) -> list[bool]:
         """Of each measure, whether the rescaling of ReLU layers leaves it as it is."""
-        return [records[0].reparametrisation_invariant for records in self.results.values()]
+        return self.measures.invariant
+
+
+def errors_and_draws(row: Sequence[Sharpness]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Of each checkpoint's value the error, and the draws where they pair up."""
+    draws = [record.contributions for record in row]
+    pair_up = len({len(d) for d in draws}) == 1 and len(draws[0]) > 0
+    return np.array([record.stderr for record in row]), np.stack(draws) if pair_up else None

@@ -19,7 +19,15 @@ from landscape.checkpoints import Checkpoint
 from landscape.objective import ModelObjective
 from landscape.progress import Progress, silent
 from landscape.randomness import generator_or_new
-from landscape.results import Cost, FlatnessTable, Measures, Sharpness, error_covariance, paired_errors
+from landscape.results import (
+    Cost,
+    FlatnessTable,
+    Measures,
+    Sharpness,
+    error_covariance,
+    errors_and_draws,
+    paired_errors,
+)
 from landscape.sharpness.average import average_case, local_energy, low_pass
 from landscape.sharpness.curvature import (
     fisher_rao,
@@ -124,8 +132,9 @@ def flatness_table(
         values=values,
         stderr=np.array([[record.stderr for record in row] for row in rows.values()]),
         differences=differences,
-        differences_stderr=np.stack([paired_errors(*_errors_and_draws(row)) for row in rows.values()]),
-        covariance=np.stack([error_covariance(*_errors_and_draws(row)) for row in rows.values()]),
+        differences_stderr=np.stack([paired_errors(*errors_and_draws(row)) for row in rows.values()]),
+        covariance=np.stack([error_covariance(*errors_and_draws(row)) for row in rows.values()]),
+        invariant=[row[0].reparametrisation_invariant for row in rows.values()],
     )
     return FlatnessTable(measured, rows, seed)
 
@@ -145,10 +154,3 @@ def _from_trace(measure: Measure, traces: Sequence[Sharpness], n: int) -> Sharpn
     same = {"probes": asked["probes"].default, "per_weight": False}
     known = [trace for trace in traces if trace.settings == same]
     return replace(per_weight_of(known[0], n), cost=Cost()) if known else None
-
-
-def _errors_and_draws(row: Sequence[Sharpness]) -> tuple[np.ndarray, np.ndarray | None]:
-    """Of each checkpoint's value the error, and the draws where they pair up."""
-    draws = [record.contributions for record in row]
-    pair_up = len({len(d) for d in draws}) == 1 and len(draws[0]) > 0
-    return np.array([record.stderr for record in row]), np.stack(draws) if pair_up else None
