@@ -184,6 +184,23 @@ def test_a_report_of_single_checkpoints_says_that_it_is_of_these_only(tmp_path):
     assert not (tmp_path / "figures" / "groups.png").exists()
 
 
+def test_groups_of_one_run_each_are_compared_as_checkpoints(tmp_path):
+    groups = {"A": _runs("A", 1.0, (1,)), "B": _runs("B", 1.1, (2,))}
+    found = compare(problem=_problem(), groups=groups, analyses=["eigenpairs"], settings=QUICK)
+    page = write_report(found, tmp_path).read_text()
+    assert "This is of these checkpoints only" in page
+    assert "is flatter</b> (A-seed1 " in page
+
+
+def test_three_groups_of_which_one_has_a_single_run(tmp_path):
+    groups = {"A": _runs("A", 1.0, (1, 2)), "B": _runs("B", 1.2, (1, 2, 3)), "C": _runs("C", 0.8, (4,))}
+    found = compare(problem=_problem(), groups=groups, analyses=["eigenpairs"], settings=QUICK)
+    page = write_report(found, tmp_path).read_text()
+    assert "Of 1 measure over 2 and 3 runs of A and B, 1 calls A the flatter. Clearest: largest eigenvalue, " in page
+    assert "Of 1 measure over 2 and 1 runs of A and C, none tells which is flatter. A group of one run has no" in page
+    assert "with Welch's degrees of freedom" in page
+
+
 def test_diverged_runs_are_named_and_left_out_only_if_asked(tmp_path):
     runs = [*_runs("A", 1.0, (1, 2, 3)), *_runs("B", 1.1, (1, 2, 3))]
     for i in (1, 4):

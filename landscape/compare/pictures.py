@@ -16,11 +16,11 @@ from landscape.compare.analysis import Picture
 from landscape.results import Comparison
 
 __all__ = [
-    "groups",
     "lines_along_eigenvectors",
     "lines_from_first",
     "local_entropies",
     "new_figure",
+    "of_groups",
     "plane_of_minima",
     "random_bands",
     "random_planes",
@@ -49,7 +49,7 @@ def new_figure(width: float = 5.6, height: float = 4.0, layout: Any = "constrain
     return figure
 
 
-def groups(comparison: Comparison) -> Picture:
+def of_groups(comparison: Comparison) -> Picture:
     """The measures of flatness by group, with each run."""
     rows = sum(bool(way) for way in comparison.measures.flatter)
     figure = new_figure(8, 1.6 + 0.5 * rows)

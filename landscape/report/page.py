@@ -13,7 +13,7 @@ import jinja2
 from matplotlib.figure import Figure
 
 from landscape.compare import Picture, group_verdicts, paired_by_seed, verdicts
-from landscape.compare.pictures import groups, style
+from landscape.compare.pictures import of_groups, style
 from landscape.report import text
 from landscape.results import Comparison, LocalEntropy
 
@@ -66,10 +66,10 @@ class _Section:
 
 def _of_groups(comparison: Comparison) -> list[Picture]:
     """The picture of the groups, if there are any and a measure that calls one the flatter."""
-    if not comparison.groups or not any(comparison.measures.flatter):
+    if not comparison.replicated or not any(comparison.measures.flatter):
         return []
     with style():
-        return [groups(comparison)]
+        return [of_groups(comparison)]
 
 
 def _drawn(comparison: Comparison) -> list[tuple[str, list[Picture]]]:
@@ -106,14 +106,15 @@ def _page(comparison: Comparison, top: list[_Image], sections: list[_Section]) -
     entropies = {group: record for group, record in records.items() if isinstance(record, LocalEntropy)}
     notes = [f"{group}: {entropy.note}" for group, entropy in entropies.items() if entropy.note]
     costs = {group: asdict(record.cost) for group, record in records.items() if hasattr(record, "cost")}
-    paired = paired_by_seed(comparison.groups, comparison.metadata) if comparison.groups else None
-    by_group = group_verdicts(comparison.measures, paired or comparison.groups, paired=paired is not None)
+    groups = comparison.groups if comparison.replicated else {}
+    paired = paired_by_seed(groups, comparison.metadata) if groups else None
+    by_group = group_verdicts(comparison.measures, paired or groups, paired=paired is not None)
     one_by_one = verdicts(comparison.measures)
     return environment.get_template("page.html.jinja").render(
         comparison=comparison,
         top=top,
         by_group=by_group,
-        answer=text.group_answer(by_group) if comparison.groups else text.answer(one_by_one),
+        answer=text.group_answer(by_group) if groups else text.answer(one_by_one),
         budgets=text.budgets(comparison.metadata, comparison.groups),
         measures=comparison.measures,
         sections=sections,

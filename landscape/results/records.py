@@ -214,6 +214,11 @@ class Comparison:
     diverged: tuple[str, ...] = ()  # checkpoints that were left out, since their loss is not finite
     analyses: tuple[Any, ...] = ()  # the rows of the table of analyses that were asked for
 
+    @property
+    def replicated(self) -> bool:
+        """Whether a group has several runs; otherwise nothing is known of other seeds."""
+        return any(len(names) > 1 for names in self.groups.values())
+
     def of(self, analysis: str) -> dict[str, Any]:
         """The records of one analysis, by checkpoint; those checkpoints that have it."""
         return {name: self.results[f"{name}/{analysis}"] for name in self.names if f"{name}/{analysis}" in self.results}
