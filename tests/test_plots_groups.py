@@ -2,11 +2,14 @@
 
 import dataclasses
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from scipy.stats import t as student
 
 from landscape import plots
+from landscape.plots.scales import axis_in_common
+from landscape.plots.style import set_legend
 from tests.test_groups import GROUPS, HIGH, LOW, _measures
 
 
@@ -48,3 +51,44 @@ def test_measures_of_which_more_is_flatter_are_marked_and_others_left_out():
     ax = plots.group_dots(dataclasses.replace(measures, flatter=["lower", "higher", ""]), GROUPS)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["m0", "m1 ↑"]
     assert "but for ↑" in ax.get_xlabel()
+
+
+def test_seeds_have_shades_of_the_colour_of_their_group():
+    colors = plots.palette(["A-seed0", "B-seed0", "A-seed1", "A-seed2", "B-seed1"])
+    a, b = plots.palette(["A", "B"])
+    assert (colors[0], colors[1]) == (a, b)
+    # evenly to 0.6 of the way to white
+    np.testing.assert_allclose(colors[2], 0.7 * np.array(a) + 0.3)
+    np.testing.assert_allclose(colors[3], 0.4 * np.array(a) + 0.6)
+    np.testing.assert_allclose(colors[4], 0.4 * np.array(b) + 0.6)
+    assert plots.palette(["one", "two"]) == [a, b]
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (["x", "y"], ["x", "y"]),
+        ([f"A-seed{k}" for k in range(6)], [f"A-seed{k}" for k in range(6)]),
+        ([f"A-seed{k}: median" for k in range(20)] + ["B-seed0", "parabola"], ["A: median (20 runs)", "B", "parabola"]),
+    ],
+)
+def test_a_legend_of_many_runs_tells_their_groups(labels, told):
+    ax = plt.figure().subplots()
+    for label in labels:
+        ax.plot([0, 1], [0, 1], label=label)
+    set_legend(ax)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == told
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(1, (1, 1)), (4, (1, 4)), (5, (2, 3)), (6, (2, 3)), (9, (3, 3)), (30, (8, 4))]
+)
+def test_planes_stand_in_rows_of_at_most_four(count, expected):
+    assert plots.rows_and_columns(count) == expected
+
+
+def test_many_norms_on_one_axis_are_a_range():
+    axes = {
+        f"{k}": f"displacement (1 unit = {norm} in parameter norm)" for k, norm in enumerate((9, 10, 2, 3, 4, 5, 6))
+    }
+    assert axis_in_common(axes) == "displacement (1 unit = 2 to 10, in parameter norm)"

@@ -149,8 +149,7 @@ def line_bands(
     ax.fill_between([], [], color="0.4", alpha=0.4, lw=0, label=f"quantiles {low:g} to {high:g}")
     ax.fill_between([], [], color="0.4", alpha=0.15, lw=0, label="lowest to highest")
     ax.set_xlabel(wrapped(axis_in_common({label: band.axis for label, band in bands.items()}), _WIDTH))
-    # above the axes, which the bands fill
-    ax.legend(frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+    set_legend(ax, inside=0, columns=2)  # the bands fill the axes
     return ax
 
 

@@ -152,7 +152,9 @@ def loss_bar(contours: QuadContourSet, axes: Axes | Sequence[Axes], *, metric: s
     """
     first = axes if isinstance(axes, Axes) else axes[0]
     norm: Any = contours.norm
-    bar = first.figure.colorbar(contours, ax=axes, label=scale_name(metric, norm))
+    # as wide beside several rows of planes as beside one
+    rows = 1 if isinstance(axes, Axes) else rows_and_columns(len(axes))[0]
+    bar = first.figure.colorbar(contours, ax=axes, label=scale_name(metric, norm), aspect=20 * rows)
     positions, texts = ticks(norm)
     bar.set_ticks(positions, labels=texts)
     bar.minorticks_off()

@@ -124,6 +124,9 @@ def axis_in_common(axes: Mapping[str, str]) -> str:
     if len(set(norms.values())) == 1:
         return first
     of_each = ", ".join(f"{norm} for {label}" for label, norm in norms.items())
+    if len(norms) > 6:
+        low, *_, high = sorted(norms.values(), key=float)
+        of_each = f"{low} to {high}"
     return f"{next(iter(parts.values()))[0]} (1 unit = {of_each}, in parameter norm)"
 
 

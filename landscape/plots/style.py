@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 
 __all__ = ["new_axes", "palette", "set_legend", "set_loss_axis"]
 
-_SEED = re.compile(r"-seed\d+$")
+_SEED = re.compile(r"-seed\d+(?=$|:)")
 
 
 def palette(labels: Sequence[str] | Mapping[str, Any]) -> list[Any]:
@@ -34,14 +34,28 @@ def palette(labels: Sequence[str] | Mapping[str, Any]) -> list[Any]:
     return colors
 
 
-def set_legend(ax: Axes) -> None:
-    """The legend of many labels, in columns above the axes, so that it hides no data; of up to four, inside."""
-    labels = ax.get_legend_handles_labels()[1]
-    if len(labels) <= 4:
-        ax.legend(frameon=False)
-        return
-    size = 8 if len(labels) <= 12 else 6
-    ax.legend(frameon=False, fontsize=size, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
+def set_legend(ax: Axes, inside: int = 4, columns: int = 3) -> None:
+    """A legend that hides no data and does not outgrow the axes.
+
+    Args:
+        ax: the axes.
+        inside: up to so many labels stand inside the axes, others above.
+        columns: of those above. Of more than twelve labels, those ``NAME-seedK`` of one NAME have one entry.
+    """
+    handles, labels = ax.get_legend_handles_labels()
+    if len(labels) > 12:
+        groups = [_SEED.sub("", label) for label in labels]
+        firsts = [groups.index(group) for group in dict.fromkeys(groups)]
+        counts = [groups.count(groups[i]) for i in firsts]
+        handles = [handles[i] for i in firsts]
+        labels = [groups[i] + f" ({count} runs)" * (count > 1) for i, count in zip(firsts, counts, strict=True)]
+    if len(labels) <= inside:
+        ax.legend(handles, labels, frameon=False)
+    else:
+        size: Any = "small" if len(labels) <= 12 else 6
+        ax.legend(
+            handles, labels, frameon=False, fontsize=size, ncols=columns, loc="lower center", bbox_to_anchor=(0.5, 1)
+        )
 
 
 def new_axes() -> Axes:
