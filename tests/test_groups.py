@@ -192,6 +192,28 @@ def test_groups_of_one_run_each_are_compared_as_checkpoints(tmp_path):
     assert "is flatter</b> (A-seed1 " in page
 
 
+def test_groups_stand_in_their_order_whatever_their_case(tmp_path):
+    groups = {name: _runs(name, scale, (1, 2)) for name, scale in (("z", 1.0), ("b", 1.1), ("B", 1.2), ("a", 0.9))}
+    found = compare(problem=_problem(), groups=groups, analyses=["eigenpairs"], settings=QUICK)
+    page = write_report(found, tmp_path).read_text()
+    assert re.findall("<th>(.) . z</th>", page) == ["b", "B", "a"]
+    bare = write_report(compare(problem=_problem(), groups=groups, analyses=[], settings=QUICK), tmp_path).read_text()
+    assert "None of the analyses measures flatness" in bare
+    assert "of these checkpoints only" not in bare
+
+
+def test_unreliable_values_are_not_called_single_runs():
+    (verdict,) = group_verdicts(_measures([[*LOW, 5.0, np.nan, 4.9]]), GROUPS)
+    assert text.group_answer([verdict]).endswith("No measure is reliable for every run: B-2.")
+
+
+def test_budgets_differ_between_groups_not_within():
+    groups = {"A": ["a", "b"], "B": ["c", "d"]}
+    spent = {"a": {"gradients": 1}, "b": {"gradients": 2}, "c": {"gradients": 1}, "d": {"gradients": 2}}
+    assert text.budgets(spent, groups) == ""
+    assert "A 1 or 2, B 1 gradients" in text.budgets({**spent, "d": {}}, groups)
+
+
 def test_three_groups_of_which_one_has_a_single_run(tmp_path):
     groups = {"A": _runs("A", 1.0, (1, 2)), "B": _runs("B", 1.2, (1, 2, 3)), "C": _runs("C", 0.8, (4,))}
     found = compare(problem=_problem(), groups=groups, analyses=["eigenpairs"], settings=QUICK)
@@ -205,14 +227,18 @@ def test_diverged_runs_are_named_and_left_out_only_if_asked(tmp_path):
     runs = [*_runs("A", 1.0, (1, 2, 3)), *_runs("B", 1.1, (1, 2, 3))]
     for i in (1, 4):
         runs[i] = dataclasses.replace(runs[i], tensors={k: t * torch.nan for k, t in runs[i].tensors.items()})
-    # of different digests, though both are NaN
-    runs[4].tensors["0.weight"].fill_(torch.inf)
     with pytest.raises(ValueError, match=r"2 of 6 checkpoints .* 'A-seed2' \(nan\), 'B-seed2' \(nan\).*drop_diverged"):
         compare(runs, _problem(), analyses=["eigenpairs"], settings=QUICK)
     found = compare(runs, _problem(), analyses=["eigenpairs"], settings=QUICK, drop_diverged=True)
     assert found.diverged == ("A-seed2", "B-seed2")
     assert found.groups == {"A": ["A-seed1", "A-seed3"], "B": ["B-seed1", "B-seed3"]}
-    assert "2 of 6 checkpoints were left out" in write_report(found, tmp_path).read_text()
+    page = write_report(found, tmp_path).read_text()
+    assert "2 of 6 checkpoints were left out" in page
+    assert "The groups are of those that did not diverge." in page
+    alone = compare([runs[0], runs[4]], _problem(), analyses=["eigenpairs"], settings=QUICK, drop_diverged=True)
+    page = write_report(alone, tmp_path).read_text()
+    assert "1 of 2 checkpoints was left out" in page
+    assert "The groups are" not in page
     with pytest.raises(ValueError, match="every run of B has diverged"):
         compare([*runs[:3], runs[4]], _problem(), settings=QUICK, drop_diverged=True)
 

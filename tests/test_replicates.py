@@ -125,6 +125,23 @@ def test_so_many_runs_decide_in_four_of_five_cases(paired):
     assert runs_to_decide(found, margin=1e-9, level=0.05) is None  # no difference, and a margin of next to nothing
 
 
+def test_no_number_of_runs_averages_away_an_error_that_they_share():
+    """Of standard error 3 in one group: a difference of 2 is never told, one of 20 by few runs."""
+    covariance = np.zeros((8, 8))
+    covariance[:4, :4] = 9.0
+    noise = np.array([0.1, -0.1, 0.1, -0.1])
+    for shift, decided in ((2.0, False), (20.0, True)):
+        found = difference_of_means(noise, noise + shift, covariance, paired=False)
+        assert found.stderr == pytest.approx(math.hypot(3, found.spread / 2))
+        assert found.floor == pytest.approx(3)
+        assert (runs_to_decide(found, margin=0.1, level=0.05) is not None) == decided
+
+
+def test_zeros_on_both_sides_are_no_difference_and_no_number_of_runs_tells_more():
+    found = difference_of_means(np.zeros(3), np.zeros(3), np.zeros((6, 6)), paired=False)
+    assert runs_to_decide(found, margin=0.0, level=0.05) is None
+
+
 def _measures(rng, effects, seeds, names, estimator_draws=20):
     """Each measure of each run: its group's mean, the run's own deviation of 1, and the mean of noisy draws."""
     rows = []

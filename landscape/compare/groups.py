@@ -19,7 +19,7 @@ from landscape.results import Measures
 
 __all__ = ["GroupVerdict", "check_groups", "group_verdicts", "groups_by_name", "paired_by_seed"]
 
-_SEED_NAME = re.compile(r"(?P<group>.+)-seed\d+")
+_SEED_NAME = re.compile(r"(?P<group>.+)-seed-?\d+")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,9 @@ def check_groups(groups: Mapping[str, Sequence[str]]) -> None:
         raise ValueError(f"groups has no checkpoint in {', '.join(empty)}: give each group at least one")
     members = [name for names in groups.values() for name in names]
     if twice := sorted({name for name in members if members.count(name) > 1}):
-        raise ValueError(f"groups has {', '.join(twice)} more than once: put each checkpoint into one group")
+        raise ValueError(
+            f"groups has {', '.join(twice)} more than once: put each checkpoint into one group, under a name of its own"
+        )
 
 
 def paired_by_seed(
@@ -114,6 +116,8 @@ def group_verdicts(
         raise ValueError(f"margin={margin}, level={level}: give a positive margin, and a level between 0 and 1")
     if paired and len({len(names) for names in groups.values()}) > 1:
         raise ValueError("paired=True: the groups are of unequal size, so that their runs do not belong together")
+    if groups:
+        check_groups(groups)
     first, *others = groups or ("",)
     pairs = [(i, other) for i, way in enumerate(measures.flatter) if way for other in others]
     found = [_Compared(measures, i, groups[first], groups[other], paired, margin) for i, other in pairs]

@@ -14,11 +14,11 @@ from landscape.compare.objectives import Objectives
 from landscape.objective import ModelObjective
 from landscape.objective.tensors import fixed_tensors
 
-__all__ = ["check_checkpoints", "check_fixed_tensors", "provenance_of"]
+__all__ = ["check_fixed_tensors", "check_names", "check_weights_differ", "provenance_of"]
 
 
-def check_checkpoints(checkpoints: Sequence[Checkpoint]) -> None:
-    """Raise ValueError unless there is one at least, and all have names and weights of their own."""
+def check_names(checkpoints: Sequence[Checkpoint]) -> None:
+    """Raise ValueError unless there is one at least, and all have names of their own."""
     names = [c.name for c in checkpoints]
     if not names:
         raise ValueError("checkpoints is empty: give at least one")
@@ -29,6 +29,10 @@ def check_checkpoints(checkpoints: Sequence[Checkpoint]) -> None:
             raise ValueError(
                 f"checkpoint name {name!r}: names are folders in the store, so no '/', and not 'measures' or 'minima'"
             )
+
+
+def check_weights_differ(checkpoints: Sequence[Checkpoint]) -> None:
+    """Raise ValueError if two hold the same weights."""
     known: dict[str, str] = {}
     for checkpoint in checkpoints:
         twin = known.setdefault(checkpoint.digest(), checkpoint.name)

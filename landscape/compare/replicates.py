@@ -46,6 +46,7 @@ class Difference:
     estimator_errors: tuple[float, float]  # of the two means; 0: exact, NaN: not known
     spread: float  # of the difference between one run of each group: V = spread^2 / n for n runs a group
     dof_per_run: float  # degrees of freedom for n runs a group, over n - 1
+    floor: float  # the part of ``stderr`` that more runs do not average away
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Student's confidence interval."""
@@ -96,6 +97,7 @@ def difference_of_means(first: np.ndarray, second: np.ndarray, covariance: np.nd
         spreads=(math.sqrt(max(0.0, total[0] - within[0])), math.sqrt(max(0.0, total[1] - within[1]))),
         estimator_errors=(_error_of_mean(covariance[: n[0], : n[0]]), _error_of_mean(covariance[n[0] :, n[0] :])),
         spread=math.sqrt(per_run),
+        floor=math.sqrt(max(0.0, without + estimators - squared)),
         dof_per_run=dof_per_run,
     )
 
@@ -130,7 +132,8 @@ def holm(p: Sequence[float]) -> np.ndarray:
 def runs_to_decide(difference: Difference, margin: float, level: float) -> int | None:
     """How many runs a group would show a difference, or equality within ``margin``, with a power of 0.8.
 
-    If the difference and the spread remain what they are. None: more than a thousand.
+    If the difference and the spread remain what they are. None: more than a thousand, or no number of runs, since the
+    estimator's own error decides.
 
     Args:
         difference: of the runs there are.
@@ -148,9 +151,9 @@ def runs_to_decide(difference: Difference, margin: float, level: float) -> int |
 
 def _power(difference: Difference, runs: int, margin: float, level: float) -> float:
     """The larger power of the two tests."""
-    stderr, dof = difference.spread / math.sqrt(runs), difference.dof_per_run * (runs - 1)
+    stderr, dof = math.hypot(difference.spread / math.sqrt(runs), difference.floor), difference.dof_per_run * (runs - 1)
     if stderr == 0:
-        return 1.0
+        return float(difference.value != 0 or margin > 0)
     size, t = abs(difference.value) / stderr, scipy.stats.t
     different = float(t.sf(t.isf(level / 2, dof) - size, dof))
     reach = margin / stderr - t.isf(level, dof)

@@ -23,7 +23,7 @@ from landscape.compare.groups import check_groups, groups_by_name
 from landscape.compare.keys import Keys
 from landscape.compare.measures import measure
 from landscape.compare.objectives import Objectives
-from landscape.compare.provenance import check_checkpoints, check_fixed_tensors, provenance_of
+from landscape.compare.provenance import check_fixed_tensors, check_names, check_weights_differ, provenance_of
 from landscape.compare.settings import CompareSettings
 from landscape.problems import Problem
 from landscape.progress import Progress, silent
@@ -84,6 +84,7 @@ def compare(
     members = {group: [name for name in names if name not in diverged] for group, names in members.items()}
     if empty := [group for group, names in members.items() if not names]:
         raise ValueError(f"every run of {', '.join(empty)} has diverged: nothing is left of that group to compare")
+    check_weights_differ(checkpoints)  # diverged ones may all be NaN
     check_fixed_tensors(checkpoints, objectives.train)
     provenance = provenance_of(checkpoints, objectives)
     kept = Store(store) if store else None
@@ -130,7 +131,7 @@ def _in_groups(
         given = [c for inside in groups.values() for c in inside]
         members = {group: [c.name for c in inside] for group, inside in groups.items()}
         check_groups(members)
-    check_checkpoints(given)
+    check_names(given)
     return given, members
 
 

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 
 __all__ = ["new_axes", "palette", "set_legend", "set_loss_axis"]
 
-_SEED = re.compile(r"-seed\d+(?=$|:)")
+_SEED = re.compile(r"-seed-?\d+(?=$|:)")
 
 
 def palette(labels: Sequence[str] | Mapping[str, Any]) -> list[Any]:

@@ -99,7 +99,15 @@ def _page(comparison: Comparison, top: list[_Image], sections: list[_Section]) -
     environment.filters["number"] = text.number
     environment.filters["p_value"] = text.p_value
     environment.filters["training_settings"] = text.training_settings
-    functions = (text.with_error, text.verdict, text.reason, text.group_verdict, text.interval, text.with_spread)
+    functions = (
+        text.with_error,
+        text.verdict,
+        text.reason,
+        text.group_verdict,
+        text.interval,
+        text.with_spread,
+        text.by_pair,
+    )
     for function in functions:
         environment.globals[function.__name__] = function
     records: dict[str, Any] = comparison.results

@@ -16,6 +16,7 @@ from landscape.compare import Analysis, Difference, GroupVerdict, Verdict
 __all__ = [
     "answer",
     "budgets",
+    "by_pair",
     "group_answer",
     "group_verdict",
     "interval",
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 V = TypeVar("V", Verdict, GroupVerdict)
+
+_NO_MEASURE = "None of the analyses measures flatness: add eigenpairs or spectral_density."
 
 
 def number(value: Any) -> str:
@@ -79,17 +82,22 @@ def reason(v: Verdict) -> str:
 
 def answer(found: Sequence[Verdict]) -> str:
     """What single checkpoints say, in a sentence for each pair."""
-    return " ".join(f"Of {_measures(own)}, {_counted(own)}." for own in _by_pair(found))
+    return _NO_MEASURE if not found else " ".join(f"Of {_measures(own)}, {_counted(own)}." for own in by_pair(found))
 
 
 def group_answer(found: Sequence[GroupVerdict]) -> str:
     """What groups of runs say, in two sentences for each pair: how many measures tell what, and the clearest."""
-    return " ".join(
-        f"Of {_measures(own)} over {_runs(own[0])}, {_counted(own)}. {_clearest(own)}" for own in _by_pair(found)
+    return (
+        _NO_MEASURE
+        if not found
+        else " ".join(
+            f"Of {_measures(own)} over {_runs(own[0])}, {_counted(own)}. {_clearest(own)}" for own in by_pair(found)
+        )
     )
 
 
-def _by_pair(found: Sequence[V]) -> list[list[V]]:
+def by_pair(found: Sequence[V]) -> list[list[V]]:
+    """The verdicts of each two checkpoints or groups, in their order."""
     pairs = dict.fromkeys((v.first, v.other) for v in found)
     return [[v for v in found if (v.first, v.other) == pair] for pair in pairs]
 
@@ -121,6 +129,8 @@ def _clearest(found: Sequence[GroupVerdict]) -> str:
     # among adjusted values of 1 the least before the adjustment
     tested = [(v.p, v.difference.p, i, v, v.difference) for i, v in enumerate(found) if v.difference is not None]
     if not tested:
+        if unreliable := sorted({name for v in found for name in v.unreliable}):
+            return f"No measure is reliable for every run: {', '.join(unreliable)}."
         return "A group of one run has no spread, so that no difference of the groups can be told from one of seeds."
     *_, v, difference = min(tested)
     where = "Clearest" if v.flattest else "Nearest to telling"
@@ -142,8 +152,9 @@ def group_verdict(v: GroupVerdict) -> str:
         return "cannot tell from one run of a group"
     if v.says == "not reliable":
         return f"not reliable for {', '.join(v.unreliable)}"
-    seeds = "more than a thousand seeds" if v.runs is None else f"about {v.runs} seeds"
-    return f"cannot tell; {seeds} of each would"
+    if v.runs is None:
+        return "cannot tell; nor would a thousand seeds of each at this precision"
+    return f"cannot tell; about {v.runs} seeds of each would"
 
 
 def interval(difference: Difference) -> str:
@@ -171,7 +182,7 @@ def budgets(metadata: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Sequ
         group: {metadata[name]["gradients"] for name in names if "gradients" in metadata[name]}
         for group, names in groups.items()
     }
-    if len(set().union(*spent.values())) < 2:
+    if len({frozenset(found) for found in spent.values() if found}) < 2:
         return ""
     told = ", ".join(f"{group} {' or '.join(map(str, sorted(found)))}" for group, found in spent.items() if found)
     return f"The budgets differ ({told} gradients), so that a difference may be that of the budgets."
