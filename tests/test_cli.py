@@ -3,6 +3,7 @@ import re
 import sys
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from landscape import CompareSettings, cli
 from tests.test_problems import OWN
@@ -69,6 +70,21 @@ def test_seeds_are_compared_as_groups(run, tmp_path):
     assert groups[1] == {name: [f"{name}-seed0", f"{name}-seed1"] for name in ("A", "B")}
     report = (tmp_path / "by_name" / "report.html").read_text()
     assert "Of 1 measure over 2 pairs of runs of SGD and Entropy-SGD" in report
+
+
+def test_a_diverged_run_is_left_out_only_if_asked(run, tmp_path):
+    trained = tmp_path / "trained"
+    run("train", "--problem", "digits_mlp", "--epochs", 2, "--seeds", 3, "--optimizer", "SGD", "--out", trained)
+    paths = [trained / f"SGD-seed{seed}.safetensors" for seed in range(3)]
+    tensors = load_file(paths[1])
+    save_file({name: tensor * float("nan") for name, tensor in tensors.items()}, paths[1])
+    arguments = ("--problem", "digits_mlp", "--analysis", "eigenpairs", *QUICK, "--out", tmp_path / "r")
+    code, _, error = run("compare", *paths, *arguments)
+    assert code == 1
+    assert "1 of 3 checkpoints have a training loss that is not finite: 'SGD-seed1' (nan)" in error
+    code, _, _ = run("compare", *paths, *arguments, "--drop-diverged")
+    assert code == 0
+    assert "1 of 3 checkpoints was left out" in (tmp_path / "r" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,33 @@ def test_a_value_that_is_not_reliable_leaves_no_verdict():
     assert reliable.p == reliable.difference.p  # adjusted for the tests that were made
 
 
+def test_a_value_of_unknown_error_leaves_no_verdict():
+    """Such as an eigenvalue that has not converged: it is off by no spread between runs."""
+    measures = _measures([LOW + HIGH])
+    stderr = measures.stderr.copy()
+    stderr[0, 4] = np.nan
+    (verdict,) = group_verdicts(dataclasses.replace(measures, stderr=stderr), GROUPS)
+    assert (verdict.says, verdict.unreliable, verdict.flattest) == ("not reliable", ("B-2",), "")
+
+
+def test_equal_measures_are_told_with_the_p_of_equality():
+    found = group_verdicts(_measures([[1.0, 1.01, 0.99, 1.0, 1.01, 0.995]]), GROUPS)
+    sentence = text.group_answer(found)
+    assert "1 calls them equal. Most clearly equal, within 0.1: m0, " in sentence
+    assert sentence.endswith(f"(adjusted p {text.p_value(found[0].equivalence_p)}).")
+    assert found[0].equivalence_p < 0.001
+
+
+def test_verdicts_are_of_checkpoints_that_the_measures_know():
+    for groups, message in (
+        ({"A": NAMES[:3], "B": ["nope"]}, "groups has nope, and the measures are of A-1"),
+        ({"A": NAMES[:3], "B": NAMES[2:]}, "groups has A-3 more than once"),
+        ({"A": NAMES}, "groups has A only"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            group_verdicts(_measures([LOW + HIGH]), groups)
+
+
 def test_groups_of_unequal_size_in_any_order():
     groups = {"B": ["B-1", "B-3"], "A": ["A-3", "A-1", "A-2"]}
     (verdict,) = group_verdicts(_measures([[*LOW, 5.0, 99.0, 4.9]]), groups)
@@ -119,6 +146,7 @@ def test_groups_by_name():
     assert groups_by_name(names) == {"SGD": names[:2], "Entropy-SGD": names[2:]}
     assert groups_by_name([*names, "SAM"]) == {"SGD": names[:2], "Entropy-SGD": names[2:], "SAM": ["SAM"]}
     assert groups_by_name(names[:2]) == {}
+    assert groups_by_name(["A-seed-1", "A-seed-2", "B"]) == {"A": ["A-seed-1", "A-seed-2"], "B": ["B"]}
     assert groups_by_name(["SGD-seed0", "Entropy-SGD-seed0"]) == {}  # one run each
     assert groups_by_name(["SGD", "Entropy-SGD"]) == {}
 

@@ -22,7 +22,6 @@ def test_groups_without_estimation_errors_are_compared_by_welchs_test():
     interval = welch.confidence_interval(0.9)
     assert found.interval(0.9) == pytest.approx((interval.low, interval.high))
     assert found.spreads == pytest.approx((FIRST.std(ddof=1), SECOND.std(ddof=1)))
-    assert found.estimator_errors == (0, 0)
 
 
 def test_runs_from_the_same_weights_are_compared_by_their_differences():
@@ -53,14 +52,12 @@ def test_independent_errors_of_the_estimator_are_part_of_the_spread():
     """Taken from the runs' own spread, and not counted a second time in the interval."""
     found = difference_of_means(FIRST, SECOND, 0.25 * np.eye(7), paired=False)
     assert found.spreads == pytest.approx((math.sqrt(FIRST.var(ddof=1) - 0.25), math.sqrt(SECOND.var(ddof=1) - 0.25)))
-    assert found.estimator_errors == pytest.approx((0.5 / 2, 0.5 / math.sqrt(3)))
     assert found.stderr == pytest.approx(math.sqrt(FIRST.var(ddof=1) / 4 + SECOND.var(ddof=1) / 3))
 
 
 def test_an_error_of_the_estimator_that_all_runs_share_cancels():
     found = difference_of_means(FIRST, SECOND, np.full((7, 7), 9.0), paired=False)
     assert found.spreads == pytest.approx((FIRST.std(ddof=1), SECOND.std(ddof=1)))
-    assert found.estimator_errors == pytest.approx((3, 3))
     assert found.stderr == pytest.approx(math.sqrt(FIRST.var(ddof=1) / 4 + SECOND.var(ddof=1) / 3))
 
 
@@ -74,12 +71,6 @@ def test_an_error_that_one_group_shares_is_added():
         found = difference_of_means(first, SECOND, covariance[np.ix_(keep, keep)], paired=paired)
         variance = scipy.stats.sem(SECOND - first) ** 2 if variance is None else variance
         assert found.stderr == pytest.approx(math.sqrt(variance + 9.0))
-
-
-def test_an_error_that_is_not_known_is_told():
-    found = difference_of_means(FIRST, SECOND, np.full((7, 7), np.nan), paired=False)
-    assert np.isnan(found.estimator_errors).all()
-    assert found.stderr == pytest.approx(math.sqrt(FIRST.var(ddof=1) / 4 + SECOND.var(ddof=1) / 3))
 
 
 def test_runs_without_any_spread():

@@ -6,7 +6,6 @@ The p-values of a comparison are adjusted for the number of measures and pairs o
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,11 +14,9 @@ from typing import Any
 import numpy as np
 
 from landscape.compare.replicates import Difference, difference_of_means, holm, permutation_p, runs_to_decide
-from landscape.results import Measures
+from landscape.results import Measures, without_seed
 
 __all__ = ["GroupVerdict", "check_groups", "group_verdicts", "groups_by_name", "paired_by_seed"]
-
-_SEED_NAME = re.compile(r"(?P<group>.+)-seed-?\d+")
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class GroupVerdict:
     first: str
     other: str
     values: tuple[np.ndarray, np.ndarray]  # of the runs of each group
-    difference: Difference | None  # None: a group has a single run, or a value is not reliable
+    difference: Difference | None  # None: a group has a single run, or a value or its error is not known
     p: float  # of no difference, adjusted; NaN without a difference
     equivalence_p: float  # of a difference of the margin or more, adjusted; likewise
     margin: float
@@ -38,7 +35,7 @@ class GroupVerdict:
     says: str  # "flatter", "equal", "cannot tell", "one run" or "not reliable"
     flattest: str  # the name of the flatter group; "" where that cannot be told
     runs: int | None  # a group that would tell; None: more than a thousand, or not needed, or not known
-    unreliable: tuple[str, ...]  # checkpoints whose value is none
+    unreliable: tuple[str, ...]  # checkpoints whose value, or its error, is not known
 
     @property
     def means(self) -> tuple[float, float]:
@@ -58,8 +55,7 @@ def groups_by_name(names: Iterable[str]) -> dict[str, list[str]]:
     """
     groups: dict[str, list[str]] = {}
     for name in names:
-        match = _SEED_NAME.fullmatch(name)
-        groups.setdefault(match["group"] if match else name, []).append(name)
+        groups.setdefault(without_seed(name), []).append(name)
     return groups if len(groups) > 1 and any(len(members) > 1 for members in groups.values()) else {}
 
 
@@ -110,15 +106,17 @@ def group_verdicts(
         level: of the tests, after the adjustment.
 
     Raises:
-        ValueError: margin or level out of range; pairs of groups of unequal size.
+        ValueError: margin or level out of range; pairs of groups of unequal size; fewer than two groups, an empty one,
+            a checkpoint in two, or one that the measures do not know.
     """
     if not margin > 0 or not 0 < level < 1:
         raise ValueError(f"margin={margin}, level={level}: give a positive margin, and a level between 0 and 1")
     if paired and len({len(names) for names in groups.values()}) > 1:
         raise ValueError("paired=True: the groups are of unequal size, so that their runs do not belong together")
-    if groups:
-        check_groups(groups)
-    first, *others = groups or ("",)
+    check_groups(groups)
+    if unknown := [name for names in groups.values() for name in names if name not in measures.checkpoints]:
+        raise ValueError(f"groups has {', '.join(unknown)}, and the measures are of {', '.join(measures.checkpoints)}")
+    first, *others = groups
     pairs = [(i, other) for i, way in enumerate(measures.flatter) if way for other in others]
     found = [_Compared(measures, i, groups[first], groups[other], paired, margin) for i, other in pairs]
     p, equivalence_p = (_adjusted([getattr(compared, name) for compared in found]) for name in ("p", "equivalence_p"))
@@ -138,7 +136,9 @@ class _Compared:
         places = [measures.checkpoints.index(name) for name in (*first, *other)]
         values = measures.values[i, places]
         self.values = values[: len(first)], values[len(first) :]
-        self.unreliable = tuple(measures.checkpoints[k] for k in places if not np.isfinite(measures.values[i, k]))
+        # neither of those that are missing, nor of those whose error is not known, says the spread how far off they are
+        known = np.isfinite(measures.values[i]) & np.isfinite(measures.stderr[i])
+        self.unreliable = tuple(measures.checkpoints[k] for k in places if not known[k])
         self.margin = margin * abs(float(self.values[0].mean()))
         self.difference: Difference | None = None
         if not self.unreliable and min(len(first), len(other)) > 1:

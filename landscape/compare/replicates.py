@@ -43,7 +43,6 @@ class Difference:
     dof: float
     p: float  # of no difference, two-sided, by Student's t
     spreads: tuple[float, float]  # standard deviation over runs in each group, without the estimator's own error
-    estimator_errors: tuple[float, float]  # of the two means; 0: exact, NaN: not known
     spread: float  # of the difference between one run of each group: V = spread^2 / n for n runs a group
     dof_per_run: float  # degrees of freedom for n runs a group, over n - 1
     floor: float  # the part of ``stderr`` that more runs do not average away
@@ -65,21 +64,20 @@ def difference_of_means(first: np.ndarray, second: np.ndarray, covariance: np.nd
 
     Args:
         first, second: a value for each run, at least two in each group.
-        covariance: of the errors of (*first, *second), shape (n_1 + n_2, n_1 + n_2); NaN where not known.
+        covariance: of the errors of (*first, *second), shape (n_1 + n_2, n_1 + n_2).
         paired: whether the runs of both groups belong together one by one.
     """
-    known = np.nan_to_num(covariance)  # errors that are not known are part of the standard deviations at least
     n = len(first), len(second)
-    blocks = known[: n[0], : n[0]], known[n[0] :, n[0] :]
+    blocks = covariance[: n[0], : n[0]], covariance[n[0] :, n[0] :]
     total = [float(group.var(ddof=1)) for group in (first, second)]
     within = [_scatter(block) for block in blocks]
     contrast = np.concatenate([np.full(n[0], -1 / n[0]), np.full(n[1], 1 / n[1])])
-    estimators = float(contrast @ known @ contrast)
+    estimators = float(contrast @ covariance @ contrast)
     if paired:
         differences = second - first
         single = np.concatenate([-np.eye(n[0]), np.eye(n[0])], axis=1)
         variance = float(differences.var(ddof=1))
-        own = max(0.0, variance - _scatter(single @ known @ single.T))
+        own = max(0.0, variance - _scatter(single @ covariance @ single.T))
         squared, without, dof, dof_per_run = variance / n[0], own / n[0], n[0] - 1.0, 1.0
         per_run = variance
     else:
@@ -95,7 +93,6 @@ def difference_of_means(first: np.ndarray, second: np.ndarray, covariance: np.nd
         dof=dof,
         p=float(2 * scipy.stats.t.sf(abs(value) / stderr, dof)) if stderr else float(value == 0),
         spreads=(math.sqrt(max(0.0, total[0] - within[0])), math.sqrt(max(0.0, total[1] - within[1]))),
-        estimator_errors=(_error_of_mean(covariance[: n[0], : n[0]]), _error_of_mean(covariance[n[0] :, n[0] :])),
         spread=math.sqrt(per_run),
         floor=math.sqrt(max(0.0, without + estimators - squared)),
         dof_per_run=dof_per_run,
@@ -165,10 +162,6 @@ def _scatter(covariance: np.ndarray) -> float:
     """What errors of that covariance contribute to the sample variance of a group."""
     n = len(covariance)
     return float(np.trace(covariance) - covariance.sum() / n) / (n - 1)
-
-
-def _error_of_mean(covariance: np.ndarray) -> float:
-    return math.sqrt(max(0.0, float(covariance.sum()))) / len(covariance) if np.isfinite(covariance).all() else math.nan
 
 
 def _welch(parts: Sequence[float], dofs: Sequence[float]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,9 +11,9 @@ import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
 
-__all__ = ["new_axes", "palette", "set_legend", "set_loss_axis"]
+from landscape.results import without_seed
 
-_SEED = re.compile(r"-seed-?\d+(?=$|:)")
+__all__ = ["new_axes", "palette", "set_legend", "set_loss_axis"]
 
 
 def palette(labels: Sequence[str] | Mapping[str, Any]) -> list[Any]:
@@ -22,7 +21,7 @@ def palette(labels: Sequence[str] | Mapping[str, Any]) -> list[Any]:
 
     Labels ``NAME-seedK`` of one NAME have shades of one colour.
     """
-    groups = [_SEED.sub("", label) for label in labels]
+    groups = [without_seed(label) for label in labels]
     unique = list(dict.fromkeys(groups))
     hues = dict(zip(unique, sns.color_palette("colorblind", len(unique)), strict=True))
     colors, seen = [], Counter[str]()
@@ -44,7 +43,7 @@ def set_legend(ax: Axes, inside: int = 4, columns: int = 3) -> None:
     """
     handles, labels = ax.get_legend_handles_labels()
     if len(labels) > 12:
-        groups = [_SEED.sub("", label) for label in labels]
+        groups = [without_seed(label) for label in labels]
         firsts = [groups.index(group) for group in dict.fromkeys(groups)]
         counts = [groups.count(groups[i]) for i in firsts]
         handles = [handles[i] for i in firsts]

@@ -116,7 +116,7 @@ def _page(comparison: Comparison, top: list[_Image], sections: list[_Section]) -
     costs = {group: asdict(record.cost) for group, record in records.items() if hasattr(record, "cost")}
     groups = comparison.groups if comparison.replicated else {}
     paired = paired_by_seed(groups, comparison.metadata) if groups else None
-    by_group = group_verdicts(comparison.measures, paired or groups, paired=paired is not None)
+    by_group = group_verdicts(comparison.measures, paired or groups, paired=paired is not None) if groups else []
     one_by_one = verdicts(comparison.measures)
     return environment.get_template("page.html.jinja").render(
         comparison=comparison,

@@ -125,7 +125,7 @@ def _runs(v: GroupVerdict) -> str:
 
 
 def _clearest(found: Sequence[GroupVerdict]) -> str:
-    """The numbers of the measure that comes nearest to telling, or tells most clearly."""
+    """The numbers of the measure that tells most clearly, or comes nearest to it."""
     # among adjusted values of 1 the least before the adjustment
     tested = [(v.p, v.difference.p, i, v, v.difference) for i, v in enumerate(found) if v.difference is not None]
     if not tested:
@@ -133,12 +133,16 @@ def _clearest(found: Sequence[GroupVerdict]) -> str:
             return f"No measure is reliable for every run: {', '.join(unreliable)}."
         return "A group of one run has no spread, so that no difference of the groups can be told from one of seeds."
     *_, v, difference = min(tested)
-    where = "Clearest" if v.flattest else "Nearest to telling"
-    p = p_value(v.p)
+    where, p = "Clearest" if v.flattest else "Nearest to telling", v.p
+    equal = [(u.equivalence_p, i, u, d) for _, _, i, u, d in tested if u.says == "equal"]
+    if equal and not v.flattest:
+        p, _, v, difference = min(equal)
+        where = f"Most clearly equal, within {number(v.margin)}"
+    told = p_value(p)
     return (
         f"{where}: {v.measure}, {number(v.means[1])} for {v.other} and {number(v.means[0])} for {v.first}, a "
         f"difference of {number(difference.value)} with a 95 % interval from {interval(difference)} "
-        f"(adjusted p {p if p.startswith('<') else f'= {p}'})."
+        f"(adjusted p {told if told.startswith('<') else f'= {told}'})."
     )
 
 

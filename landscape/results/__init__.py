@@ -15,6 +15,7 @@ from landscape.results.records import (
     Measures,
     error_covariance,
     paired_errors,
+    without_seed,
 )
 from landscape.results.sharpness import FlatnessTable, Sharpness, errors_and_draws
 from landscape.results.slices import Line, LineBand, Plane
@@ -46,4 +47,5 @@ __all__ = [
     "standard_error",
     "student_interval",
     "to_dataset",
+    "without_seed",
 ]

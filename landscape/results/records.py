@@ -6,6 +6,7 @@ the eigenvectors, which are torch tensors, as all points of the parameter space 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ __all__ = [
     "Measures",
     "error_covariance",
     "paired_errors",
+    "without_seed",
 ]
 
 
@@ -237,6 +239,11 @@ def paired_errors(errors: np.ndarray, draws: np.ndarray | None = None) -> np.nda
     together = np.hypot(errors, errors[0])
     together[0] = 0.0  # from itself it differs by nothing
     return together
+
+
+def without_seed(label: str) -> str:
+    """NAME of ``NAME-seedK``, which runs of one group are called; other labels as they are."""
+    return re.sub(r"-seed-?\d+(?=$|:)", "", label)
 
 
 def error_covariance(errors: np.ndarray, draws: np.ndarray | None = None) -> np.ndarray:
